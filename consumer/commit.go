@@ -1,0 +1,245 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/queue"
+)
+
+const (
+	maxBatchItems = 256
+	maxBatchBytes = 4 << 20
+	// A worker stops claiming while this much waits to be written, so that a Redis that is away costs bounded memory.
+	maxBufferItems = 4096
+	maxBufferBytes = 64 << 20
+)
+
+// kind is what is to be done about a claim.
+type kind int
+
+const (
+	commit  kind = iota // write its result
+	release             // give it back
+	again               // give it back for a later attempt
+	late                // the claim is resolved already; keep what came after
+)
+
+// item is one claim on its way out of the worker.
+type item struct {
+	job    *job
+	kind   kind
+	result *execution.Result // for commit and late
+	pause  time.Duration     // for again
+	err    *execution.Error  // for again: what is tried again
+	why    string            // for late
+}
+
+func (it *item) bytes() int {
+	if it.result == nil {
+		return 64
+	}
+	return 256 + len(it.result.Value) + len(it.result.Meta)
+}
+
+func (it *item) held() queue.Held {
+	return queue.Held{ID: it.job.claimed.ID, Token: it.job.claimed.Token}
+}
+
+// committer writes what executions ended in, in batches that form by themselves: what finishes while one batch is on its way
+// to Redis goes into the next. Nothing waits on a timer.
+type committer struct {
+	w    *Worker
+	more chan struct{}
+
+	mu    sync.Mutex
+	items []item // waiting to be written
+	size  int    // their bytes, and those of the batch on its way
+	count int
+}
+
+func newCommitter(w *Worker) *committer { return &committer{w: w, more: make(chan struct{}, 1)} }
+
+// add takes an item. It never blocks: what can be added is bounded by what was claimed.
+func (c *committer) add(items ...item) {
+	if len(items) == 0 {
+		return
+	}
+	c.mu.Lock()
+	for i := range items {
+		c.size += items[i].bytes()
+	}
+	c.count += len(items)
+	c.items = append(c.items, items...)
+	c.mu.Unlock()
+	poke(c.more)
+}
+
+// full says that claiming must wait until results are written.
+func (c *committer) full() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.count >= maxBufferItems || c.size >= maxBufferBytes
+}
+
+// take returns the next batch without the items' space being free yet.
+func (c *committer) take() []item {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, bytes := 0, 0
+	for n < len(c.items) && n < maxBatchItems && (n == 0 || bytes < maxBatchBytes) {
+		bytes += c.items[n].bytes()
+		n++
+	}
+	batch := c.items[:n:n]
+	if c.items = c.items[n:]; len(c.items) == 0 {
+		c.items = nil
+	}
+	return batch
+}
+
+func (c *committer) written(batch []item) {
+	c.mu.Lock()
+	for i := range batch {
+		c.size -= batch[i].bytes()
+	}
+	c.count -= len(batch)
+	c.mu.Unlock()
+	c.w.ledger.remove(batch)
+	poke(c.w.changed)
+	poke(c.w.regate)
+}
+
+// Run writes batches until ctx ends. What is left then stays claimed, and is run again after the lease.
+func (c *committer) Run(ctx context.Context) error {
+	for {
+		batch := c.take()
+		if len(batch) == 0 {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-c.more:
+			}
+			continue
+		}
+		if !c.write(ctx, batch) {
+			return nil
+		}
+		c.written(batch)
+	}
+}
+
+// write writes one batch, again and again until Redis takes it. Every script involved is safe to repeat. It returns false
+// when ctx ended before.
+func (c *committer) write(ctx context.Context, batch []item) bool {
+	rest := split(batch)
+	for failures := 0; ; failures++ {
+		err := c.once(ctx, rest, failures > 0)
+		if err == nil {
+			c.w.health.recovered("commit")
+			return true
+		}
+		c.w.health.failed("commit", err)
+		if !backoff(ctx, failures) {
+			return false
+		}
+	}
+}
+
+// parts is a batch by what is to be done; each part is cleared once it is done.
+type parts [4][]item
+
+func split(batch []item) *parts {
+	p := &parts{}
+	for _, it := range batch {
+		p[it.kind] = append(p[it.kind], it)
+	}
+	return p
+}
+
+func (c *committer) once(ctx context.Context, p *parts, repeated bool) error {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	for kind, do := range map[kind]func(context.Context, []item, bool) error{
+		commit: c.commit, release: c.release, again: c.again, late: c.late,
+	} {
+		if len(p[kind]) == 0 {
+			continue
+		}
+		if err := do(ctx, p[kind], repeated); err != nil {
+			return err
+		}
+		p[kind] = nil
+	}
+	return nil
+}
+
+func (c *committer) commit(ctx context.Context, items []item, repeated bool) error {
+	batch := make([]queue.Commit, len(items))
+	for i := range items {
+		batch[i] = items[i].commit()
+	}
+	outcomes, err := c.w.queue.Commit(ctx, batch)
+	if err != nil {
+		return err
+	}
+	for i, outcome := range outcomes {
+		if outcome == queue.CommitDone || (outcome == queue.CommitGone && repeated) {
+			c.w.count(items[i].result.Status)
+			continue
+		}
+		c.w.log.Warn("the claim was no longer ours; the outcome goes to late", items[i].job.attrs()...)
+		if err := c.w.queue.Late(ctx, items[i].result, "claim lost"); err != nil {
+			c.w.log.Warn("late outcome not kept", append(items[i].job.attrs(), slog.Any("error", err))...)
+		}
+	}
+	return nil
+}
+
+func (it *item) commit() queue.Commit {
+	c := &it.job.claimed
+	out := queue.Commit{Token: c.Token, Result: it.result, History: c.Attempts > 0 || c.Cancel != "" || it.result.Status == execution.Cancelled}
+	if it.job.context != nil {
+		out.ReplyTTL = it.job.context.ReplyTTL
+	}
+	switch it.result.Status {
+	case execution.Succeeded, execution.Cancelled:
+	case execution.Rejected:
+		out.Dead = it.job.context != nil // without a context there is nothing to submit again
+	default:
+		out.Dead = true
+	}
+	return out
+}
+
+func (c *committer) release(ctx context.Context, items []item, _ bool) error {
+	batch := make([]queue.Held, len(items))
+	for i := range items {
+		batch[i] = items[i].held()
+	}
+	_, err := c.w.queue.Release(ctx, batch)
+	return err
+}
+
+func (c *committer) again(ctx context.Context, items []item, _ bool) error {
+	for i := range items {
+		if err := c.w.queue.Retry(ctx, items[i].held(), items[i].pause); err != nil {
+			return err
+		}
+		attrs := append(items[i].job.attrs(), slog.Duration("pause", items[i].pause), slog.String("error", items[i].err.Message))
+		c.w.log.Info("execution failed and will be tried again", attrs...)
+	}
+	return nil
+}
+
+func (c *committer) late(ctx context.Context, items []item, _ bool) error {
+	var all error
+	for i := range items {
+		all = errors.Join(all, c.w.queue.Late(ctx, items[i].result, items[i].why))
+	}
+	return all
+}

@@ -1,0 +1,193 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/pool"
+	"github.com/bobbin-run/bobbin/queue"
+)
+
+// fetcher brings executions from Redis to the pool: it waits for room, claims that many, and blocks only when nothing is
+// pending. One goroutine runs it; its fields are its own.
+type fetcher struct {
+	w         *Worker
+	seq       int64 // of the last claim; rises for the life of the process
+	uncertain bool  // a claim's reply was lost: reconcile before the next
+}
+
+// Run fetches until ctx ends (drain, recycle, shutdown). Whatever it holds then that has not started is released. It returns
+// when nothing it claimed is on its way any more.
+func (f *fetcher) Run(ctx context.Context) error {
+	defer f.giveBack()
+	for failures := 0; ctx.Err() == nil; {
+		want := f.awaitRoom(ctx)
+		if want == 0 {
+			continue
+		}
+		due, claimed, err := f.claim(ctx, want)
+		if err != nil {
+			f.w.health.failed("claim", err)
+			backoff(ctx, failures)
+			failures++
+			continue
+		}
+		failures = 0
+		f.w.health.recovered("claim")
+		if claimed == 0 {
+			f.block(ctx, due)
+		}
+	}
+	return nil
+}
+
+// awaitRoom returns how many executions may be claimed, or 0 when ctx ended first. Meanwhile it gives back what was claimed
+// ahead and turns out to wait too long.
+func (f *fetcher) awaitRoom(ctx context.Context) int {
+	for ctx.Err() == nil {
+		if f.w.pool.Stalled() {
+			f.giveBack()
+		}
+		if f.w.mayClaim() {
+			if room := f.w.pool.Room(); room > 0 {
+				return room
+			}
+		}
+		var stalled <-chan time.Time
+		if f.w.pool.Waiting() {
+			stalled = time.After(pool.AheadWait)
+		}
+		select {
+		case <-ctx.Done():
+		case <-f.w.pool.Changed():
+		case <-f.w.regate:
+		case <-stalled:
+		}
+	}
+	return 0
+}
+
+// giveBack releases what the pool has not started.
+func (f *fetcher) giveBack() {
+	tasks := f.w.pool.TakeBack()
+	items := make([]item, len(tasks))
+	for i, task := range tasks {
+		items[i] = item{job: task.Job.(*job), kind: release}
+	}
+	f.w.committer.add(items...)
+}
+
+// claim asks for executions and hands them to the pool. It returns how many there were and, when a scheduled one is next,
+// how long until it is due.
+func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, claimed int, err error) {
+	// Not cancelled by a drain: what the reply brings must be run or released.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ioTimeout)
+	defer cancel()
+	f.seq++
+	incarnation := f.w.Incarnation()
+	c := queue.Claim{Incarnation: incarnation, Seq: f.seq, Want: want, MaxContextBytes: f.w.opts.ContextMaxBytes}
+	var reply *queue.ClaimReply
+	if f.uncertain {
+		reply, err = f.w.queue.Reconcile(ctx, c, f.w.ledger.knows)
+	} else {
+		reply, err = f.w.queue.Claim(ctx, c)
+	}
+	switch {
+	case errors.Is(err, queue.ErrNotRegistered):
+		poke(f.w.beatNow) // the heartbeat finds out, and fences
+		return 0, 0, err
+	case err != nil:
+		// Only a refusal says that nothing was claimed.
+		f.uncertain = f.uncertain || !(errors.Is(err, queue.ErrRefused) || errors.Is(err, queue.ErrStaleClaim))
+		return 0, 0, err
+	}
+	reconciled := f.uncertain
+	f.uncertain = false
+	f.w.accept(incarnation, reply)
+	if reconciled {
+		return 0, max(len(reply.Claimed), 1), nil // claim before blocking: it is not known that nothing is pending
+	}
+	return time.Duration(reply.NextDueMS) * time.Millisecond, len(reply.Claimed) + reply.Duplicates, nil
+}
+
+// block waits for something to be pending, at most until the next scheduled execution is due.
+func (f *fetcher) block(ctx context.Context, due time.Duration) {
+	limit := queue.MaxBlock
+	if due >= 0 {
+		limit = min(limit, due+time.Millisecond)
+	}
+	woken, err := f.w.waker.Wake(limit)
+	if err != nil {
+		f.w.health.failed("wake", err)
+		backoff(ctx, 0)
+		return
+	}
+	if woken && (ctx.Err() != nil || !f.w.mayClaim()) {
+		f.handBack()
+	}
+}
+
+// handBack returns the ID that woke a worker which no longer claims, so that another need not wait for it.
+func (f *fetcher) handBack() {
+	ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
+	defer cancel()
+	if err := f.w.queue.Return(ctx); err != nil {
+		f.w.log.Warn("an ID stays in hand-off until another worker looks", "error", err)
+	}
+}
+
+// accept makes jobs of what was claimed: those that can run go to the pool, the others to their results.
+func (w *Worker) accept(incarnation string, reply *queue.ClaimReply) {
+	now := time.Now()
+	jobs := make([]*job, len(reply.Claimed))
+	for i := range reply.Claimed {
+		jobs[i] = &job{claimed: reply.Claimed[i], incarnation: incarnation, since: now}
+	}
+	w.ledger.add(jobs)
+	// A fence must see either none of these in the pool, or all of them.
+	w.fencing.RLock()
+	defer w.fencing.RUnlock()
+	fenced := w.Incarnation() != incarnation
+	for _, j := range jobs {
+		if fenced {
+			w.committer.add(item{job: j, kind: release})
+			continue
+		}
+		if status, refused := w.admit(j, reply.ModulesVersion); refused != nil {
+			w.committer.add(item{job: j, kind: commit, result: w.result(j, status, refused)})
+			continue
+		}
+		timeout := j.context.Timeout
+		if timeout == 0 {
+			timeout = w.opts.Timeout
+		}
+		w.pool.Submit(pool.Task{ID: j.claimed.ID, Timeout: timeout, Job: j})
+	}
+}
+
+// ended is called by the pool when a task ended.
+func (w *Worker) ended(o *pool.Outcome) {
+	j := o.Task.Job.(*job)
+	if o.Status == execution.Stuck {
+		w.log.Error("execution is stuck: it ignored its cancellation", append(j.attrs(), "cause", o.Cause, "stack", o.Err.Traceback)...)
+		w.tell(event{Type: "execution.stuck", ExecutionID: printableID(j.claimed.ID), Workflow: j.context.Workflow})
+		poke(w.changed)
+	}
+	w.committer.add(w.finish(j, o))
+}
+
+// endedLate is called by the pool when a stuck task returned after all.
+func (w *Worker) endedLate(o *pool.Outcome) {
+	j := o.Task.Job.(*job)
+	result := w.result(j, o.Status, o.Err)
+	if o.Interrupted {
+		result.Status = execution.Cancelled
+	}
+	result.Value, result.StartedMS, result.FinishedMS = o.Value, j.redisClock(o.Started), j.redisClock(o.Finished)
+	result.Duration = o.Finished.Sub(o.Started)
+	w.log.Info("a stuck execution returned after all", j.attrs()...)
+	w.committer.add(item{job: j, kind: late, result: result, why: "was stuck"})
+	poke(w.changed)
+}

@@ -1,0 +1,234 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/bobbin-run/bobbin/control"
+	"github.com/bobbin-run/bobbin/pool"
+	"github.com/bobbin-run/bobbin/queue"
+)
+
+// heart keeps the worker's lease, and gives it up when it was lost. One goroutine runs it; its fields are its own.
+type heart struct {
+	w            *Worker
+	registered   bool
+	lastBeat     time.Time // when the last heartbeat that succeeded was sent, on the monotonic clock
+	steadySince  time.Time // since when heartbeats have come without a gap: only a steady worker judges others
+	predecessors []string  // incarnations of this process that were fenced and may still hold claims
+}
+
+// Run beats every third of the lease until ctx ends, more often while Redis does not answer.
+func (h *heart) Run(ctx context.Context) error {
+	interval := h.w.opts.Lease / 3
+	for ctx.Err() == nil {
+		pause := interval
+		if err := h.beat(ctx); err != nil {
+			h.w.health.failed("heartbeat", err)
+			pause = min(interval, time.Second)
+		} else {
+			h.w.health.recovered("heartbeat")
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-h.w.beatNow:
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+// beat does one heartbeat: fences first if the lease is over, registers if that is needed.
+func (h *heart) beat(ctx context.Context) error {
+	if h.registered && time.Since(h.lastBeat) > h.w.opts.Lease {
+		h.fence(fmt.Sprintf("no heartbeat for %s", time.Since(h.lastBeat).Round(time.Millisecond)))
+	}
+	if !h.registered {
+		if err := h.register(ctx); err != nil {
+			return err
+		}
+	}
+	pulse, sent, err := h.send(ctx)
+	if errors.Is(err, queue.ErrNotRegistered) {
+		h.fence("another worker declared this one dead")
+		return h.register(ctx)
+	}
+	if err != nil {
+		h.steadySince = time.Time{}
+		return err
+	}
+	h.steady(sent)
+	h.lastBeat = sent
+	h.obey(ctx, pulse)
+	return h.bury(ctx)
+}
+
+func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, min(h.w.opts.Lease/3, ioTimeout))
+	defer cancel()
+	sent := time.Now()
+	pulse, err := h.w.queue.Heartbeat(ctx, queue.Beat{
+		Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease, Figures: h.w.figures(),
+		MayReap: !h.steadySince.IsZero() && time.Since(h.steadySince) > h.w.opts.Lease,
+	})
+	return pulse, sent, err
+}
+
+// steady notes a heartbeat. After a gap, the others' silence may be Redis's: a full lease must pass before it counts.
+func (h *heart) steady(sent time.Time) {
+	if h.steadySince.IsZero() || sent.Sub(h.lastBeat) > h.w.opts.Lease*2/3 {
+		h.steadySince = sent
+	}
+}
+
+// register makes the current incarnation known and opens the gate.
+func (h *heart) register(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	sent := time.Now()
+	fields := h.w.registration()
+	maps.Copy(fields, h.w.figures())
+	err := h.w.queue.Register(ctx, queue.Registration{Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease, Fields: fields})
+	if errors.Is(err, queue.ErrNotRegistered) {
+		h.fence("this incarnation was declared dead before it registered")
+	}
+	if err != nil {
+		return err
+	}
+	h.registered, h.lastBeat, h.steadySince = true, sent, sent
+	h.w.registered.Store(true)
+	poke(h.w.regate)
+	h.w.tell(event{Type: "worker.online"})
+	return nil
+}
+
+// fence ends the current incarnation: what it runs is cancelled with cause "lease lost", nothing is claimed until a new one
+// is registered, and its tokens match nothing that others have claimed meanwhile.
+func (h *heart) fence(why string) {
+	h.w.fencing.Lock()
+	defer h.w.fencing.Unlock()
+	old, fresh := h.w.Incarnation(), h.w.process.newIncarnation()
+	h.registered = false
+	h.w.registered.Store(false)
+	h.predecessors = append(h.predecessors, old)
+	cancelled := h.w.pool.Cancel(pool.ErrLeaseLost, func(t pool.Task) bool { return t.Job.(*job).incarnation == old })
+	h.w.log.Warn("lease lost; going on as a new incarnation", "because", why, "cancelled", cancelled, "new", fresh)
+	h.w.incarnation.Store(&fresh)
+}
+
+// bury reaps the predecessors of this very process, once nothing of theirs is left to be run or written here. It costs their
+// executions no attempt.
+func (h *heart) bury(ctx context.Context) error {
+	for len(h.predecessors) > 0 && !h.w.ledger.holds(h.predecessors[0]) {
+		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+		_, err := h.w.queue.Reap(ctx, h.predecessors[0], h.w.opts.Lease, true, false)
+		cancel()
+		if err != nil {
+			return err
+		}
+		h.predecessors = h.predecessors[1:]
+	}
+	return nil
+}
+
+// obey passes on what the heartbeat brought.
+func (h *heart) obey(ctx context.Context, pulse *queue.Pulse) {
+	if pulse.Intent != "" {
+		h.w.deliver(ctx, note{message: []byte(pulse.Intent), intent: true})
+	}
+	for id, request := range pulse.Cancels {
+		h.w.deliver(ctx, note{message: []byte(request), cancels: id})
+	}
+	if len(pulse.Silent) > 0 {
+		select {
+		case h.w.silent <- pulse.Silent:
+		default: // the reaper is at work; who is still silent is reported again
+		}
+	}
+}
+
+// figures are the live fields of the registration.
+func (w *Worker) figures() map[string]string {
+	f := w.pool.Figures()
+	paused := "0"
+	if w.paused.Load() {
+		paused = "1"
+	}
+	return map[string]string{
+		"state": string(w.State()), "paused": paused, "running": strconv.Itoa(f.Busy), "stuck": strconv.Itoa(f.Stuck),
+		"processed": strconv.FormatInt(w.processed.Load(), 10), "failed": strconv.FormatInt(w.failed.Load(), 10),
+		"rss_bytes": strconv.FormatInt(residentBytes(), 10),
+	}
+}
+
+// reap takes back what silent incarnations hold, one list at a time, beside the heartbeat so that a long scan cannot delay it.
+func (w *Worker) reap(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case silent := <-w.silent:
+			for _, incarnation := range silent {
+				w.reapOne(ctx, incarnation, false)
+			}
+		}
+	}
+}
+
+func (w *Worker) reapOne(ctx context.Context, incarnation string, certain bool) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	reaped, err := w.queue.Reap(ctx, incarnation, w.opts.Lease, certain, true)
+	if err != nil {
+		w.log.Warn("reaping stopped half-way; it will be taken up again", "incarnation", incarnation, "error", err)
+		return
+	}
+	if reaped.Alive {
+		return
+	}
+	w.log.Warn("recovered the executions of a dead worker", "incarnation", incarnation, "executions", len(reaped.Moved), "certain", certain)
+	for _, id := range reaped.Moved[:min(len(reaped.Moved), 100)] { // events are for live views: a hundred say enough
+		w.tell(event{Type: "execution.recovered", ExecutionID: printableID(id), Incarnation: incarnation})
+	}
+}
+
+// reapPredecessors reaps, at start, workers of this machine whose process is gone: there is no need to wait for their lease.
+func (w *Worker) reapPredecessors(ctx context.Context) error {
+	workers, err := w.queue.Workers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, other := range workers {
+		if w.process.provablyGone(other.Fields) {
+			w.reapOne(ctx, other.Incarnation, true)
+		}
+	}
+	return nil
+}
+
+// note is a message on its way to the worker's loop.
+type note struct {
+	message []byte           // as received; parsed by the loop
+	local   *control.Command // set instead for commands from this process
+	intent  bool             // message was stored for this incarnation
+	cancels string           // message was stored in cancels under this ID
+
+	bySignal bool // local came from a signal
+}
+
+// stored says that the note came by way of a heartbeat, so that it is for this worker whatever it says.
+func (n *note) stored() bool { return n.intent || n.cancels != "" }
+
+// deliver hands a note to the loop, waiting for it to be taken.
+func (w *Worker) deliver(ctx context.Context, n note) {
+	select {
+	case w.inbox <- n:
+	case <-ctx.Done():
+	}
+}

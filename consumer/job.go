@@ -1,0 +1,168 @@
+package consumer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/pool"
+	"github.com/bobbin-run/bobbin/queue"
+	"github.com/bobbin-run/bobbin/runner"
+)
+
+// job is one claimed execution on its way through the worker: what was claimed, what it asks for, who runs it.
+// It is written once, before it is shared.
+type job struct {
+	claimed     queue.Claimed
+	incarnation string
+	since       time.Time // when the claim's reply was read, on the monotonic clock
+	context     *execution.Context
+	call        runner.Call
+	runner      runner.Runner
+}
+
+// Run runs the execution. It makes job a [pool.Job].
+func (j *job) Run(ctx context.Context) (json.RawMessage, error) {
+	if until, ok := ctx.Deadline(); ok {
+		j.call.Deadline = until
+	}
+	return j.runner.Run(ctx, &j.call)
+}
+
+// admit decides whether a claimed execution can run. It returns the error it is to be answered with, or nil when the job is
+// ready for the pool.
+func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execution.Error) {
+	c := &j.claimed
+	id, err := execution.ParseID(c.ID)
+	if err != nil {
+		return execution.Rejected, &execution.Error{Type: execution.TypeInvalidID, Message: err.Error()}
+	}
+	if refused := w.readContext(j); refused != nil {
+		return execution.Rejected, refused
+	}
+	if c.Cancel != "" {
+		return execution.Cancelled, &execution.Error{Type: execution.TypeCancelled, Message: "cancelled before it ran"}
+	}
+	if limit := max(w.opts.MaxRecoveries, 0); c.Recoveries > limit {
+		return execution.Lost, &execution.Error{Type: execution.TypeWorkerLost, Message: fmt.Sprintf(
+			"the workers that ran it died %d times, the limit of recoveries is %d", c.Recoveries, limit)}
+	}
+	x := j.context
+	j.call = runner.Call{
+		ID: id, Attempt: c.Attempt(), Workflow: x.Workflow, Function: x.Function, Params: x.Params, Meta: x.Meta,
+		ContentSHA256: x.ContentSHA256, Traceparent: x.Traceparent, ModulesVersion: modulesVersion, Log: w.log,
+	}
+	j.runner = w.runner
+	return "", nil
+}
+
+func (w *Worker) readContext(j *job) *execution.Error {
+	c, message := &j.claimed, ""
+	switch {
+	case c.Missing:
+		message = fmt.Sprintf("context is missing: expected a JSON document in the hash %s under this ID, set before the ID is pushed", w.queue.Keys.Executions)
+	case c.Context == nil && c.Size > 0:
+		message = fmt.Sprintf("context is %d bytes, expected at most %d", c.Size, w.opts.ContextMaxBytes)
+	default:
+		parsed, err := execution.ParseContext(c.Context)
+		if err == nil {
+			j.context = parsed
+			return nil
+		}
+		message = err.Error()
+	}
+	return &execution.Error{Type: execution.TypeInvalidContext, Message: message}
+}
+
+// finish turns how the pool says a job ended into what is to be written.
+func (w *Worker) finish(j *job, o *pool.Outcome) item {
+	if o.Interrupted || (o.Cause == pool.ErrLeaseLost && o.Status != execution.Succeeded) {
+		return item{job: j, kind: release}
+	}
+	if o.Status == execution.Succeeded {
+		o.Value, o.Err = w.checkValue(o.Value)
+		if o.Err != nil {
+			o.Status = execution.Failed
+		}
+	}
+	if retry := j.context.Retry; retry != nil && (o.Status == execution.Failed || o.Status == execution.TimedOut) {
+		if spent := j.claimed.Attempt() - j.claimed.Recoveries; spent < retry.MaxAttempts {
+			return item{job: j, kind: again, pause: retry.Backoff(spent), err: o.Err}
+		}
+	}
+	result := w.result(j, o.Status, o.Err)
+	result.Value = o.Value
+	result.StartedMS, result.FinishedMS = j.redisClock(o.Started), j.redisClock(o.Finished)
+	result.Duration = o.Finished.Sub(o.Started)
+	return item{job: j, kind: commit, result: result}
+}
+
+// checkValue makes sure that what a runner returned can be written: JSON, and not too much of it.
+func (w *Worker) checkValue(value json.RawMessage) (json.RawMessage, *execution.Error) {
+	if len(value) == 0 {
+		return json.RawMessage("null"), nil
+	}
+	if int64(len(value)) > w.opts.ResultMaxBytes {
+		return nil, &execution.Error{Type: execution.TypeResultTooLarge, Message: fmt.Sprintf(
+			"result is %d bytes, expected at most %d", len(value), w.opts.ResultMaxBytes)}
+	}
+	if !json.Valid(value) {
+		return nil, &execution.Error{Type: execution.TypeInvalidResult, Message: fmt.Sprintf("result is not JSON: %.80q", value)}
+	}
+	return value, nil
+}
+
+// result begins the stream entry of a job.
+func (w *Worker) result(j *job, status execution.Status, err *execution.Error) *execution.Result {
+	r := &execution.Result{
+		ID: j.claimed.ID, Worker: j.incarnation, Attempt: j.claimed.Attempt(), Status: status,
+		ClaimedMS: j.claimed.ClaimedMS, FinishedMS: j.redisClock(time.Now()), Err: bounded(err),
+	}
+	if j.context != nil {
+		r.Workflow, r.Meta = j.context.Workflow, j.context.Meta
+	}
+	return r
+}
+
+// redisClock converts a moment of this process to Redis's clock, so that the times in results agree across machines.
+func (j *job) redisClock(t time.Time) int64 {
+	return j.claimed.ClaimedMS + max(t.Sub(j.since), 0).Milliseconds()
+}
+
+const maxErrorBytes = 64 << 10
+
+// bounded cuts what an error says to a size that a results stream can bear.
+func bounded(err *execution.Error) *execution.Error {
+	if err == nil || (len(err.Message) <= maxErrorBytes && len(err.Traceback) <= maxErrorBytes) {
+		return err
+	}
+	cut := *err
+	cut.Message, cut.Traceback = clip(err.Message), clip(err.Traceback)
+	return &cut
+}
+
+func clip(s string) string {
+	if len(s) <= maxErrorBytes {
+		return s
+	}
+	return s[:maxErrorBytes] + "\n… cut"
+}
+
+func (j *job) attrs() []any {
+	workflow := ""
+	if j.context != nil {
+		workflow = j.context.Workflow
+	}
+	return []any{slog.String("execution_id", printableID(j.claimed.ID)), slog.String("workflow", workflow), slog.Int("attempt", j.claimed.Attempt())}
+}
+
+// printableID makes a raw ID fit for a log line.
+func printableID(id string) string {
+	if _, err := execution.ParseID(id); err != nil {
+		return fmt.Sprintf("%.60q", id)
+	}
+	return id
+}

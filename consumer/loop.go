@@ -1,0 +1,273 @@
+package consumer
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/bobbin-run/bobbin/control"
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/pool"
+	"github.com/bobbin-run/bobbin/queue"
+)
+
+// brain is what the loop knows. Only the loop touches it.
+type brain struct {
+	w        *Worker
+	fetching *part
+	fetched  <-chan struct{} // closed when the fetcher has ended; nil once that was seen
+	cause    execution.Event // what made the worker leave ACTIVE
+	last     execution.Event // what made it exit
+	bySignal bool            // paused by a signal, not by an operator
+	answered recent          // requests that were obeyed: a doorbell and its stored twin are one command
+	refusals refusals
+}
+
+// loop owns the worker's state from ACTIVE to the end: it obeys commands, watches for the stuck limit, and once the worker
+// leaves ACTIVE sees to it that everything claimed is resolved. It returns the exit code.
+func (w *Worker) loop(ctx context.Context, fetching *part) int {
+	b := &brain{w: w, fetching: fetching, fetched: w.fetched, refusals: refusals{log: w.log}}
+	for w.State() != execution.Exiting {
+		select {
+		case <-ctx.Done():
+			b.move(execution.EventShutdown)
+		case n := <-w.inbox:
+			b.hear(n)
+		case <-w.changed:
+		case <-b.fetched:
+			b.fetched = nil
+		}
+		b.look()
+	}
+	b.exit()
+	b.refusals.report()
+	return execution.ExitCode(b.cause, b.last)
+}
+
+// look does what the worker's own condition asks for.
+func (b *brain) look() {
+	w := b.w
+	if stuck := w.pool.Figures().Stuck; w.State() == execution.Active && stuck >= w.opts.StuckLimit {
+		w.log.Error("stuck limit reached; draining to be replaced", "stuck", stuck, "limit", w.opts.StuckLimit)
+		b.move(execution.EventStuckLimit)
+	}
+	leaving := w.State() == execution.Draining || w.State() == execution.PendingKill
+	if leaving && b.resolved() {
+		b.move(execution.EventIdle)
+	}
+}
+
+// resolved says that nothing is being fetched and nothing claimed is left: only stuck executions may still run.
+func (b *brain) resolved() bool { return b.fetched == nil && b.w.ledger.size() == 0 }
+
+// move makes one transition and begins what the new state asks for. It says whether the transition was legal.
+func (b *brain) move(event execution.Event) bool {
+	w, from := b.w, b.w.State()
+	to, err := from.Next(event)
+	if err != nil {
+		return false
+	}
+	w.state.Store(to)
+	if from == execution.Active {
+		b.cause = event
+	}
+	b.last = event
+	b.fetching.cancel()
+	w.waker.Interrupt()
+	w.log.Info("worker state changed", "from", from, "to", to, "because", event)
+	w.tell(stateChanged(from, to, event))
+	poke(w.beatNow)
+	return true
+}
+
+// exit brings EXITING to its end: cancels what still runs, waits for it, and releases what does not return in time. Commands
+// are still answered meanwhile.
+func (b *brain) exit() {
+	w := b.w
+	deadline := time.NewTimer(w.opts.ShutdownTimeout)
+	defer deadline.Stop()
+	var again <-chan time.Time // a task may have started while the others were cancelled
+	for cancelled := false; !b.resolved(); {
+		if !cancelled {
+			again = time.After(20 * time.Millisecond)
+			w.pool.CancelAll(pool.ErrShutdown)
+			cancelled = b.fetched == nil
+		}
+		select {
+		case n := <-w.inbox:
+			b.hear(n)
+		case <-w.changed:
+		case <-again:
+		case <-b.fetched:
+			b.fetched = nil
+		case <-w.hurry:
+			b.abandon("told to leave at once")
+			return
+		case <-deadline.C:
+			b.abandon("shutdown timeout passed")
+			return
+		}
+	}
+}
+
+// abandon releases what still runs: others run it again.
+func (b *brain) abandon(why string) {
+	tasks := b.w.pool.Abandon()
+	items := make([]item, len(tasks))
+	for i, task := range tasks {
+		items[i] = item{job: task.Job.(*job), kind: release}
+	}
+	b.w.log.Warn("releasing executions that did not finish", "because", why, "executions", len(items))
+	b.w.committer.add(items...)
+}
+
+// hear takes a note apart and obeys the command in it, if it is for this worker.
+func (b *brain) hear(n note) {
+	if n.local != nil {
+		b.obey(*n.local, n.bySignal)
+		return
+	}
+	c, err := control.Parse(n.message)
+	if err != nil {
+		b.refusals.add(err)
+		b.answer(c, control.Refused, err.Error())
+		b.forget(n)
+		return
+	}
+	if !n.stored() && !c.Targets(b.w.Incarnation()) {
+		return
+	}
+	if n.cancels != "" {
+		c.ExecutionID = n.cancels
+	}
+	if !b.answered.add(c.RequestID) {
+		b.w.log.Info("command received", "command", c.Verb, "request_id", c.RequestID, "stored", n.stored())
+		outcome, reason := b.obey(c, false)
+		b.answer(c, outcome, reason)
+	} else if c.Verb == control.Cancel { // stored cancels come back until the execution has ended
+		b.cancel(c.ExecutionID)
+	}
+	b.forget(n)
+}
+
+// obey does what a command asks for and says what became of it.
+func (b *brain) obey(c control.Command, bySignal bool) (control.ReceiptOutcome, string) {
+	switch c.Verb {
+	case control.Drain:
+		return b.transition(execution.EventDrain)
+	case control.Recycle:
+		return b.transition(execution.EventRecycle)
+	case control.Shutdown:
+		return b.transition(execution.EventShutdown)
+	case control.Pause:
+		return b.pause(bySignal)
+	case control.Resume:
+		return b.resume(bySignal)
+	case control.Cancel:
+		if b.cancel(c.ExecutionID) == 0 {
+			return control.Ignored, "this worker does not run it"
+		}
+	case control.Stacks:
+		return control.Accepted, b.stacks()
+	case control.Ping:
+	}
+	return control.Accepted, ""
+}
+
+func (b *brain) transition(event execution.Event) (control.ReceiptOutcome, string) {
+	if !b.move(event) {
+		return control.Ignored, fmt.Sprintf("%s changes nothing in state %s", event, b.w.State())
+	}
+	return control.Accepted, ""
+}
+
+func (b *brain) pause(bySignal bool) (control.ReceiptOutcome, string) {
+	if b.w.State() != execution.Active || b.w.paused.Load() {
+		return control.Ignored, "not claiming already"
+	}
+	b.bySignal = bySignal
+	b.w.paused.Store(true)
+	b.w.waker.Interrupt()
+	b.w.log.Info("paused: nothing is claimed until resumed")
+	poke(b.w.beatNow)
+	return control.Accepted, ""
+}
+
+// resume undoes a pause. SIGCONT, which also follows a SIGSTOP, undoes only the pause that came by signal.
+func (b *brain) resume(bySignal bool) (control.ReceiptOutcome, string) {
+	if !b.w.paused.Load() || (bySignal && !b.bySignal) {
+		return control.Ignored, "not paused"
+	}
+	b.w.paused.Store(false)
+	b.w.log.Info("resumed")
+	poke(b.w.regate)
+	poke(b.w.beatNow)
+	return control.Accepted, ""
+}
+
+func (b *brain) cancel(id string) int {
+	return b.w.pool.Cancel(pool.ErrCancelled, func(t pool.Task) bool { return t.ID == id })
+}
+
+// stacks logs what every running execution is doing, and returns it.
+func (b *brain) stacks() string {
+	running := b.w.pool.Running(true)
+	var all strings.Builder
+	for _, r := range running {
+		j := r.Job.(*job)
+		attrs := append(j.attrs(), "running_for", time.Since(r.Started).Round(time.Millisecond), "slot", r.Slot, "stuck", r.Stuck)
+		if r.Cause != nil {
+			attrs = append(attrs, "cancelled_because", r.Cause, "cancelled_for", time.Since(r.Cancelled).Round(time.Millisecond))
+		}
+		b.w.log.Info("execution running", append(attrs, "stack", r.Stack)...)
+		fmt.Fprintf(&all, "execution %s, workflow %s, running for %s\n%s\n\n", r.ID, j.context.Workflow, time.Since(r.Started).Round(time.Millisecond), r.Stack)
+	}
+	b.w.log.Info("end of running executions", "running", len(running))
+	return clip(all.String())
+}
+
+// answer sends a receipt, where the command named a request.
+func (b *brain) answer(c control.Command, outcome control.ReceiptOutcome, reason string) {
+	if c.RequestID == "" {
+		return
+	}
+	receipt := control.Receipt{
+		Worker: b.w.Incarnation(), RequestID: c.RequestID, Outcome: outcome, State: b.w.State(), Reason: reason,
+	}
+	if c.Verb == control.Stacks && outcome == control.Accepted {
+		receipt.Reason, receipt.Stacks = "", reason
+	}
+	b.w.sendReceipt(receipt)
+}
+
+// forget removes the stored twin of a command that was heard.
+func (b *brain) forget(n note) {
+	if n.intent {
+		incarnation, message := b.w.Incarnation(), string(n.message)
+		b.w.send("clear intent", func(ctx context.Context, q *queue.Queue) error {
+			return q.ClearIntent(ctx, incarnation, message)
+		})
+	}
+}
+
+// recent remembers the last request IDs.
+type recent struct {
+	seen map[string]bool
+	ring [256]string
+	next int
+}
+
+// add remembers the ID and says whether it was known. The empty ID never is.
+func (r *recent) add(id string) bool {
+	if id == "" || r.seen[id] {
+		return id != ""
+	}
+	if r.seen == nil {
+		r.seen = map[string]bool{}
+	}
+	delete(r.seen, r.ring[r.next])
+	r.ring[r.next], r.seen[id] = id, true
+	r.next = (r.next + 1) % len(r.ring)
+	return false
+}

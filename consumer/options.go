@@ -1,0 +1,79 @@
+package consumer
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/bobbin-run/bobbin/runner"
+)
+
+// Options configure a worker. Runner is required; every other zero value means the default.
+type Options struct {
+	RedisURL string        // redis://127.0.0.1:6379/0
+	Prefix   string        // "bobbin"
+	Queue    string        // "default"
+	Runner   runner.Runner // what runs executions: a *runner.Mux, a *runner.Router, or your own
+	// ScriptRunners builds runners that need the queue's workflow modules. They are asked for names with their suffix, such
+	// as ".star"; Runner gets the rest.
+	ScriptRunners map[string]func(Modules) runner.Runner
+
+	Concurrency     int           // 4: executions at the same time
+	Timeout         time.Duration // 300 s: for executions that give none
+	CancelGrace     time.Duration // 10 s: from cancellation to stuck
+	ShutdownTimeout time.Duration // 25 s: from shutdown to leaving
+	StuckLimit      int           // 1: stuck executions before the worker drains itself
+	Lease           time.Duration // 10 s: silence after which the worker's claims go to others
+	MaxRecoveries   int           // 3: how often an execution is taken over from a dead worker; below 0: never
+	ContextMaxBytes int64         // 1 MiB
+	ResultMaxBytes  int64         // 1 MiB
+
+	Version string       // shown in the registration
+	Runners []string     // names shown in the registration
+	Log     *slog.Logger // nil: slog.Default()
+}
+
+func (o *Options) setDefaults() {
+	fallback(&o.Concurrency, 4)
+	fallback(&o.Timeout, 300*time.Second)
+	fallback(&o.CancelGrace, 10*time.Second)
+	fallback(&o.ShutdownTimeout, 25*time.Second)
+	fallback(&o.StuckLimit, 1)
+	fallback(&o.Lease, 10*time.Second)
+	fallback(&o.MaxRecoveries, 3)
+	fallback(&o.ContextMaxBytes, 1<<20)
+	fallback(&o.ResultMaxBytes, 1<<20)
+	if o.Queue == "" {
+		o.Queue = "default"
+	}
+	if o.Version == "" {
+		o.Version = "unknown"
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	o.StuckLimit = min(o.StuckLimit, o.Concurrency) // with every slot given up nothing could be claimed for ever
+}
+
+func (o *Options) check() error {
+	if o.Runner == nil {
+		return fmt.Errorf("consumer: Options.Runner is nil, expected a runner such as runner.NewMux()")
+	}
+	for name, value := range map[string]int64{
+		"Concurrency": int64(o.Concurrency), "Timeout": int64(o.Timeout), "CancelGrace": int64(o.CancelGrace),
+		"ShutdownTimeout": int64(o.ShutdownTimeout), "StuckLimit": int64(o.StuckLimit), "Lease": int64(o.Lease),
+		"ContextMaxBytes": o.ContextMaxBytes, "ResultMaxBytes": o.ResultMaxBytes,
+	} {
+		if value < 0 {
+			return fmt.Errorf("consumer: Options.%s is %d, expected a value above 0", name, value)
+		}
+	}
+	return nil
+}
+
+func fallback[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

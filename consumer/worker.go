@@ -1,0 +1,295 @@
+// Package consumer is the worker: it claims executions, has the pool run them, commits their results, keeps its lease, and
+// obeys. Read it top to bottom like the life of a worker:
+//
+//	worker.go     its parts, how they start, and in which order they end
+//	loop.go       the one goroutine that owns the state: commands, the stuck limit, leaving
+//	fetch.go      from Redis to the pool: wait for room, claim, block
+//	job.go        one execution: what is refused, what a result says
+//	commit.go     from the pool to Redis, in batches that form by themselves
+//	heartbeat.go  registration, lease, fencing, reaping the dead
+//
+// Three rules hold everywhere. A slot is taken before anything is claimed. What was claimed is committed, released, or left
+// to its lease; never dropped. And a drain ends only the fetching: what must still be said to Redis has contexts of its own.
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bobbin-run/bobbin/control"
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/pool"
+	"github.com/bobbin-run/bobbin/queue"
+	"github.com/bobbin-run/bobbin/runner"
+)
+
+// ErrUnavailable is what the error of [Worker.Run] is when Redis could not be reached at start.
+var ErrUnavailable = errors.New("redis is not available")
+
+const (
+	ioTimeout    = 5 * time.Second // of one exchange with Redis
+	startTimeout = 10 * time.Second
+	flushTimeout = 5 * time.Second // at least this long for the last results, whatever the shutdown timeout
+)
+
+// Modules is where runners for scripts read the source of workflows. *queue.Queue is one.
+type Modules interface {
+	// Snapshot returns every module, path → source, as of one version at least as new as the given one.
+	Snapshot(ctx context.Context, version string) (current string, sources map[string]string, err error)
+}
+
+// Worker is one worker. Make it with [New] and call [Worker.Run] once. The other methods may be called from any goroutine.
+type Worker struct {
+	opts      Options
+	log       *slog.Logger
+	process   identity
+	queue     *queue.Queue
+	waker     *queue.Waker
+	runner    runner.Runner
+	pool      *pool.Pool
+	committer *committer
+	ledger    *ledger
+	health    *health
+	started   time.Time
+
+	inbox   chan note     // to the loop
+	changed chan struct{} // to the loop: look again at what runs
+	hurry   chan struct{} // to the loop: leave now
+	fetched chan struct{} // closed when the fetcher has ended
+	regate  chan struct{} // to the fetcher: look again whether you may claim
+	beatNow chan struct{} // to the heart
+	silent  chan []string // to the reaper
+	post    chan letter   // to the mailer
+
+	fencing     sync.RWMutex           // held for writing while the incarnation changes
+	incarnation atomic.Pointer[string] // written by the heart
+	state       atomic.Value           // execution.State; written by the loop
+	paused      atomic.Bool            // written by the loop
+	registered  atomic.Bool            // written by the heart
+	processed   atomic.Int64           // written by the committer, like the next
+	failed      atomic.Int64
+}
+
+// New returns a worker for the options. It does not connect yet. The error says which option is wrong.
+func New(o Options) (*Worker, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	o.setDefaults()
+	q, err := queue.Open(queue.Options{URL: o.RedisURL, Prefix: o.Prefix, Queue: o.Queue})
+	if err != nil {
+		return nil, fmt.Errorf("consumer: %w", err)
+	}
+	w := &Worker{
+		opts: o, queue: q, process: thisProcess(), ledger: newLedger(), started: time.Now(), waker: q.NewWaker(),
+		inbox: make(chan note, 64), changed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), fetched: make(chan struct{}),
+		regate: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), silent: make(chan []string, 1),
+		post: make(chan letter, 4096),
+	}
+	incarnation := w.process.newIncarnation()
+	w.incarnation.Store(&incarnation)
+	w.state.Store(execution.Active)
+	w.log = slog.New(tee{stamped{o.Log.Handler(), &w.incarnation}, w, ""})
+	w.health = newHealth(w.log)
+	w.runner = o.Runner
+	if len(o.ScriptRunners) > 0 {
+		router := &runner.Router{Default: o.Runner, BySuffix: map[string]runner.Runner{}}
+		for suffix, build := range o.ScriptRunners {
+			router.BySuffix[suffix] = build(q)
+		}
+		w.runner = router
+	}
+	w.pool = pool.New(pool.Options{Concurrency: o.Concurrency, CancelGrace: o.CancelGrace, Done: w.ended, Late: w.endedLate})
+	w.committer = newCommitter(w)
+	return w, nil
+}
+
+// Incarnation returns the name under which the worker claims now.
+func (w *Worker) Incarnation() string { return *w.incarnation.Load() }
+
+// State returns where the worker is in its life.
+func (w *Worker) State() execution.State { return w.state.Load().(execution.State) }
+
+// Run works until ctx is done, which shuts the worker down, or an operator sends it away. It returns the exit code for the
+// process; the error is not nil only with [execution.ExitFailure], when the worker could not start.
+//
+// The parts end in the order of what they owe each other: fetching first, then what runs, then what is to be written, then
+// the lease.
+func (w *Worker) Run(ctx context.Context) (int, error) {
+	defer func() { _ = w.queue.Close() }()
+	defer w.waker.Close()
+	heart := &heart{w: w}
+	if err := w.start(ctx, heart); err != nil {
+		return execution.ExitFailure, err
+	}
+	base := context.WithoutCancel(ctx)
+	fetching, pooling, committing, living := newPart(base), newPart(base), newPart(base), newPart(base)
+	pooling.run(w.pool.Run)
+	committing.run(w.committer.Run)
+	living.run(heart.Run)
+	living.run(w.reap)
+	living.run(w.mail)
+	living.run((&control.Listener{Queue: w.queue, Log: w.log, Handle: func(ctx context.Context, message []byte) {
+		w.deliver(ctx, note{message: message})
+	}}).Run)
+	fetching.run(func(ctx context.Context) error {
+		defer close(w.fetched)
+		return (&fetcher{w: w}).Run(ctx)
+	})
+
+	code := w.loop(ctx, fetching)
+
+	w.flush(committing)
+	pooling.end()
+	living.end()
+	w.leave(heart)
+	w.log.Info("worker stopped", "exit_code", code, "processed", w.processed.Load(), "failed", w.failed.Load())
+	return code, nil
+}
+
+// part is a group of components that end together.
+type part struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+func newPart(ctx context.Context) *part {
+	p := &part{}
+	p.ctx, p.cancel = context.WithCancel(ctx)
+	return p
+}
+
+func (p *part) run(component func(context.Context) error) {
+	p.wg.Go(func() { _ = component(p.ctx) }) // components of a worker outlive every error; they end with their context
+}
+
+// end tells the components to end and waits until they have.
+func (p *part) end() {
+	p.cancel()
+	p.wg.Wait()
+}
+
+// start registers the worker. A Redis that refuses the credentials is an error at once, one that does not answer after a
+// while.
+func (w *Worker) start(ctx context.Context, h *heart) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for failures := 0; ; failures++ {
+		err := w.queue.Ping(ctx)
+		if err == nil {
+			err = w.reapPredecessors(ctx)
+		}
+		if err == nil {
+			err = h.register(ctx)
+		}
+		if err == nil {
+			break
+		}
+		if errors.Is(err, queue.ErrRefused) && !queue.IsPassing(err) {
+			return fmt.Errorf("cannot start: %w", err)
+		}
+		if failures == 0 {
+			w.log.Warn("redis does not answer yet", "error", err)
+		}
+		if !backoff(ctx, failures) {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	w.log.Info("worker started", "queue", w.opts.Queue, "concurrency", w.opts.Concurrency, "version", w.opts.Version)
+	return nil
+}
+
+// flush waits until the last results are written.
+func (w *Worker) flush(committing *part) {
+	deadline := time.NewTimer(flushTimeout)
+	defer deadline.Stop()
+	for w.ledger.size() > 0 {
+		select {
+		case <-w.changed:
+			continue
+		case <-w.hurry:
+			deadline.Reset(time.Second)
+			continue
+		case <-deadline.C:
+			w.log.Error("results could not be written in time; their executions run again when the lease is over", "executions", w.ledger.size())
+		}
+		break
+	}
+	committing.end()
+}
+
+// leave gives back whatever is still claimed, known here or not, and unregisters.
+func (w *Worker) leave(h *heart) {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	w.registered.Store(false)
+	w.tellNow(ctx, event{Type: "worker.offline"})
+	for _, incarnation := range append(h.predecessors, w.Incarnation()) {
+		if _, err := w.queue.Reap(ctx, incarnation, w.opts.Lease, true, false); err != nil {
+			w.log.Warn("could not unregister; others take over when the lease is over", "error", err)
+			return
+		}
+	}
+}
+
+// mayClaim says whether the fetcher may claim, apart from room in the pool.
+func (w *Worker) mayClaim() bool {
+	return w.State() == execution.Active && !w.paused.Load() && w.registered.Load() && !w.committer.full()
+}
+
+// count counts a written result.
+func (w *Worker) count(status execution.Status) {
+	w.processed.Add(1)
+	if status != execution.Succeeded {
+		w.failed.Add(1)
+	}
+}
+
+// registration returns the fields that do not change while the incarnation lives.
+func (w *Worker) registration() map[string]string {
+	runners := ""
+	for i, name := range w.opts.Runners {
+		if i > 0 {
+			runners += ","
+		}
+		runners += name
+	}
+	fields := map[string]string{
+		"version": w.opts.Version, "started_at_ms": strconv.FormatInt(w.started.UnixMilli(), 10), "queue": w.opts.Queue,
+		"concurrency": strconv.Itoa(w.opts.Concurrency), "runners": runners,
+	}
+	maps.Copy(fields, w.process.fields())
+	return fields
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+const maxBackoff = 2 * time.Second
+
+// backoff waits before the next try, longer with every failure, with jitter so that a fleet does not come back as one. It
+// returns false when ctx ended.
+func backoff(ctx context.Context, failures int) bool {
+	pause := min(maxBackoff, 20*time.Millisecond<<min(failures, 10))
+	timer := time.NewTimer(pause/2 + rand.N(pause/2))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

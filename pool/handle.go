@@ -1,0 +1,239 @@
+package pool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/bobbin-run/bobbin/execution"
+)
+
+type phase int
+
+const (
+	waiting phase = iota
+	running
+	stuck     // its outcome was reported, its slot given up
+	abandoned // its task was handed back while it ran
+	ended
+)
+
+// handle is the pool's hold on one task. The pool's mutex guards every field but those set before it is shared.
+type handle struct {
+	pool     *Pool
+	task     Task
+	slot     int
+	started  time.Time
+	cancel   context.CancelCauseFunc
+	phase    phase
+	asked    time.Time // when cancellation was asked for; zero: never
+	cause    error     // why
+	deadline *time.Timer
+	grace    *time.Timer
+	routine  int64 // ID of the goroutine that runs it
+}
+
+// taskContext is cancelled by the handle but shows the deadline, so that handlers can pass it on to what they call.
+type taskContext struct {
+	context.Context
+	until time.Time
+}
+
+// Deadline returns when the task's timeout passes.
+func (c taskContext) Deadline() (time.Time, bool) { return c.until, !c.until.IsZero() }
+
+// loop is the life of one slot: tasks, one after another, until ctx is done. It owns one count of loops, which it loses when
+// its slot is given up (giveUp, Abandon) and takes again when the stuck task returns.
+func (p *Pool) loop(ctx context.Context, slot int) {
+	routine := goroutineID()
+	owned, returned := true, false
+	defer func() {
+		switch {
+		case owned && returned:
+			p.loops.Done()
+		case owned || p.regain(): // the task ended this goroutine with runtime.Goexit: another takes the slot
+			go p.loop(ctx, slot)
+		}
+	}()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case h := <-p.tasks:
+			p.run(h, slot, routine, &owned)
+			if owned = owned || p.regain(); !owned {
+				return
+			}
+		}
+	}
+	returned = true
+}
+
+// regain counts a goroutine whose task was given up and returned after all, unless the pool is closed.
+func (p *Pool) regain() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.loops.Add(1)
+	return true
+}
+
+// run runs one task and reports its outcome. It clears owned when the slot was given up meanwhile.
+func (p *Pool) run(h *handle, slot int, routine int64, owned *bool) {
+	ctx := h.begin(slot, routine)
+	var value json.RawMessage
+	var err error = errGoexit
+	defer func() { // deferred, so that runtime.Goexit reports an outcome too
+		*owned = h.end(value, err)
+	}()
+	value, err = call(ctx, h.task.Job)
+}
+
+var errGoexit = &execution.Error{Type: execution.TypePanic, Message: "the handler ended its goroutine (runtime.Goexit)"}
+
+// call runs the job and turns a panic into an error with the stack of where it happened.
+func call(ctx context.Context, job Job) (value json.RawMessage, err error) {
+	defer func() {
+		if thrown := recover(); thrown != nil {
+			err = &execution.Error{
+				Type: execution.TypePanic, Message: fmt.Sprintf("panic: %v", thrown), Traceback: string(debug.Stack()),
+			}
+		}
+	}()
+	return job.Run(ctx)
+}
+
+func (h *handle) begin(slot int, routine int64) context.Context {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	p := h.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h.slot, h.routine, h.cancel, h.phase, h.started = slot, routine, cancel, running, time.Now()
+	p.slots[slot], p.lastProgress = h, h.started
+	if h.task.Timeout <= 0 {
+		return ctx
+	}
+	h.deadline = time.AfterFunc(h.task.Timeout, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		h.ask(ErrTimeout)
+	})
+	return taskContext{ctx, h.started.Add(h.task.Timeout)}
+}
+
+// ask cancels the task and starts the grace. The first cause counts. The pool's mutex is held.
+func (h *handle) ask(cause error) {
+	if h.phase != running || h.cause != nil {
+		return
+	}
+	h.asked, h.cause = time.Now(), cause
+	h.cancel(cause)
+	if !errors.Is(cause, ErrShutdown) { // a worker that leaves has a deadline of its own and blames nobody
+		h.grace = time.AfterFunc(h.pool.opts.CancelGrace, h.giveUp)
+	}
+}
+
+// giveUp ends the grace: a task that still runs is stuck.
+func (h *handle) giveUp() {
+	p := h.pool
+	p.mu.Lock()
+	if h.phase != running {
+		p.mu.Unlock()
+		return
+	}
+	h.phase = stuck
+	p.inPool--
+	p.stuck++
+	outcome := &Outcome{Task: h.task, Status: execution.Stuck, Cause: h.cause, Started: h.started, Finished: time.Now()}
+	outcome.Err = &execution.Error{
+		Type:    execution.TypeStuck,
+		Message: fmt.Sprintf("%v, and it has not returned %s after it was cancelled", h.cause, p.opts.CancelGrace),
+	}
+	p.mu.Unlock()
+	outcome.Err.Traceback = stackOf(h.routine)
+	p.opts.Done(outcome)
+	p.loops.Done()
+	p.signal()
+}
+
+// end reports how the task ended. It returns false when its slot was given up before.
+func (h *handle) end(value json.RawMessage, err error) bool {
+	p := h.pool
+	p.mu.Lock()
+	was := h.phase
+	h.phase = ended
+	h.stopTimers()
+	finished := time.Now()
+	if p.slots[h.slot] == h {
+		p.slots[h.slot] = nil
+	}
+	switch was {
+	case running:
+		p.inPool--
+		p.learn(finished.Sub(h.started))
+	case stuck:
+		p.stuck--
+	}
+	outcome := h.outcome(value, err, finished)
+	p.mu.Unlock()
+	h.cancel(nil)
+
+	switch {
+	case was == running:
+		p.opts.Done(outcome)
+	case was == stuck && p.opts.Late != nil:
+		p.opts.Late(outcome)
+	}
+	p.signal()
+	return was == running
+}
+
+func (h *handle) stopTimers() {
+	for _, timer := range []*time.Timer{h.deadline, h.grace} {
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+}
+
+// learn keeps a running average of how long tasks take, quick to follow. The mutex is held.
+func (p *Pool) learn(took time.Duration) {
+	took = max(took, time.Microsecond)
+	if p.average == 0 {
+		p.average = took
+		return
+	}
+	p.average += (took - p.average) / 8
+}
+
+// outcome decides how a returned task ended. A result that came in spite of a cancellation counts: its work is done.
+func (h *handle) outcome(value json.RawMessage, err error, finished time.Time) *Outcome {
+	o := &Outcome{Task: h.task, Cause: h.cause, Started: h.started, Finished: finished}
+	failure := execution.AsError(err)
+	switch {
+	case failure == nil:
+		o.Status, o.Value = execution.Succeeded, value
+	case failure.Type == execution.TypePanic:
+		o.Status, o.Err = execution.Failed, failure
+	case errors.Is(h.cause, ErrTimeout):
+		o.Status, o.Err = execution.TimedOut, cancelError(execution.TypeTimeout, fmt.Sprintf("timed out after %s", h.task.Timeout), failure)
+	case errors.Is(h.cause, ErrCancelled):
+		o.Status, o.Err = execution.Cancelled, cancelError(execution.TypeCancelled, h.cause.Error(), failure)
+	case h.cause != nil:
+		o.Interrupted, o.Err = true, failure
+	case failure.Rejected:
+		o.Status, o.Err = execution.Rejected, failure
+	default:
+		o.Status, o.Err = execution.Failed, failure
+	}
+	return o
+}
+
+// cancelError says why the task was cancelled and, where the runner said more than that, what it was doing.
+func cancelError(kind, message string, failure *execution.Error) *execution.Error {
+	return &execution.Error{Type: kind, Message: message, Traceback: failure.Traceback}
+}

@@ -1,0 +1,181 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// maxReplyBytes bounds the contexts that one claim carries, so that a claim of many large ones cannot exhaust memory.
+const maxReplyBytes = 8 << 20
+
+// Claimed is one execution that this incarnation holds.
+type Claimed struct {
+	ID         string // raw: it need not be a valid execution.ID
+	Token      string
+	Context    []byte // nil when there is none, or when it is above the limit
+	Size       int64  // of the context, also when it is above the limit
+	Missing    bool   // there is no context
+	Attempts   int    // spent before this one
+	Recoveries int    // of those, how many because a worker died
+	Cancel     string // the request that asked to cancel it, or empty
+	ClaimedMS  int64  // Redis's clock
+}
+
+// Attempt returns the number of this attempt; the first is 1.
+func (c *Claimed) Attempt() int { return c.Attempts + 1 }
+
+// Claim asks for up to Want executions.
+type Claim struct {
+	Incarnation     string
+	Seq             int64 // rises with every claim of the incarnation
+	Want            int
+	MaxContextBytes int64
+}
+
+// ClaimReply is what a claim brought.
+type ClaimReply struct {
+	Claimed        []Claimed
+	NowMS          int64 // Redis's clock
+	ModulesVersion string
+	NextDueMS      int64 // until the next scheduled execution is due; -1: none is scheduled
+	Duplicates     int   // IDs dropped because they were claimed already
+}
+
+// Claim takes executions for an incarnation. It is not safe to repeat: after an error that is not [ErrRefused],
+// [ErrNotRegistered] or [ErrStaleClaim], call [Queue.Reconcile] before the next claim.
+func (q *Queue) Claim(ctx context.Context, c Claim) (*ClaimReply, error) {
+	k := q.Keys
+	keys := []string{
+		k.Handoff, k.Pending, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Scheduled,
+		k.Workers, k.Worker(c.Incarnation), k.ModulesVersion,
+	}
+	raw, err := q.run(ctx, "claim", claimScript, keys, c.Incarnation, c.Seq, c.Want, c.MaxContextBytes, maxReplyBytes)
+	if err != nil {
+		return nil, err
+	}
+	values, ok := raw.([]any)
+	if !ok || len(values) < 4 {
+		return nil, fmt.Errorf("claim: unexpected reply %T of %d values", raw, len(values))
+	}
+	reply := &ClaimReply{
+		NowMS: number(values[0]), ModulesVersion: text(values[1]), NextDueMS: number(values[2]), Duplicates: int(number(values[3])),
+	}
+	token := c.Incarnation + ":" + strconv.FormatInt(c.Seq, 10) + ":"
+	reply.Claimed = described(values[4:], reply.NowMS, func(x *Claimed) string { return token + strconv.Itoa(x.Attempt()) })
+	return reply, nil
+}
+
+// described decodes what describe.lua appended.
+func described(values []any, now int64, token func(*Claimed) string) []Claimed {
+	claimed := make([]Claimed, 0, len(values)/5)
+	for ; len(values) >= 5; values = values[5:] {
+		x := Claimed{
+			ID: text(values[0]), Attempts: int(number(values[2])), Recoveries: int(number(values[3])), Cancel: text(values[4]),
+			ClaimedMS: now,
+		}
+		switch body := values[1].(type) {
+		case string:
+			x.Context, x.Size = []byte(body), int64(len(body))
+		case int64:
+			x.Size = body
+		default:
+			x.Missing = true
+		}
+		x.Token = token(&x)
+		claimed = append(claimed, x)
+	}
+	return claimed
+}
+
+// Reconcile finds executions that an incarnation holds without knowing: a claim ran and its reply was lost. It first makes
+// every claim call up to seq void that has not run yet, then reads all claims and returns those of the incarnation whose
+// token known does not recognise. It is safe to repeat. Cost: one pass over claims, only after an error.
+func (q *Queue) Reconcile(ctx context.Context, c Claim, known func(token string) bool) (*ClaimReply, error) {
+	k := q.Keys
+	if _, err := q.run(ctx, "reconcile", fenceClaimsScript, []string{k.Workers, k.Worker(c.Incarnation)}, c.Incarnation, c.Seq); err != nil {
+		return nil, err
+	}
+	reply := &ClaimReply{NextDueMS: -1}
+	err := q.scanClaims(ctx, c.Incarnation, func(pairs []string) error {
+		tokens := map[string]string{}
+		args := []any{c.MaxContextBytes}
+		for i := 0; i < len(pairs); i += 2 {
+			if !known(pairs[i+1]) {
+				tokens[pairs[i]] = pairs[i+1]
+				args = append(args, pairs[i], pairs[i+1])
+			}
+		}
+		if len(tokens) == 0 {
+			return nil
+		}
+		keys := []string{k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.ModulesVersion}
+		raw, err := q.run(ctx, "adopt", adoptScript, keys, args...)
+		if err != nil {
+			return err
+		}
+		values, ok := raw.([]any)
+		if !ok || len(values) < 2 {
+			return fmt.Errorf("adopt: unexpected reply %T", raw)
+		}
+		reply.NowMS, reply.ModulesVersion = number(values[0]), text(values[1])
+		found := described(values[2:], reply.NowMS, func(x *Claimed) string { return tokens[x.ID] })
+		reply.Claimed = append(reply.Claimed, found...)
+		return nil
+	})
+	return reply, err
+}
+
+// scanClaims calls page with pairs of ID and token of one incarnation's claims. HSCAN may report a pair twice.
+func (q *Queue) scanClaims(ctx context.Context, incarnation string, page func(pairs []string) error) error {
+	prefix := incarnation + ":"
+	var cursor uint64
+	for {
+		pairs, next, err := q.rdb.HScan(ctx, q.Keys.Claims, cursor, "", 1000).Result()
+		if err != nil {
+			return wrap("scan claims", err)
+		}
+		var own []string
+		for i := 0; i+1 < len(pairs); i += 2 {
+			if strings.HasPrefix(pairs[i+1], prefix) {
+				own = append(own, pairs[i], pairs[i+1])
+			}
+		}
+		if len(own) > 0 {
+			if err := page(own); err != nil {
+				return err
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+// number reads an integer that Lua or Redis sent as a number or as a string; anything else is 0.
+func number(value any) int64 {
+	switch v := value.(type) {
+	case int64:
+		return v
+	case string:
+		n, _ := strconv.ParseInt(v, 10, 64)
+		return n
+	default:
+		return 0
+	}
+}
+
+func text(value any) string {
+	s, _ := value.(string)
+	return s
+}
+
+func texts(value any) []string {
+	values, _ := value.([]any)
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = text(v)
+	}
+	return out
+}

@@ -1,0 +1,150 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bobbin-run/bobbin/execution"
+)
+
+const (
+	// maxDead caps the dead stream, approximately. Beyond it the oldest are forgotten.
+	maxDead = 100_000
+	// maxLate caps the late stream, approximately.
+	maxLate = 10_000
+)
+
+// Commit is one result to be written by the holder of a claim.
+type Commit struct {
+	Token    string
+	Result   *execution.Result
+	ReplyTTL time.Duration // above 0: also push the result to reply:<id>
+	Dead     bool          // keep context and error in dead
+	History  bool          // attempts, recoveries or a cancel request may have been stored for it
+}
+
+// CommitOutcome says what became of one [Commit].
+type CommitOutcome int
+
+// What became of a commit.
+const (
+	CommitGone   CommitOutcome = 0  // no claim: this very commit ran before, or the execution was recovered and finished
+	CommitDone   CommitOutcome = 1  // written now
+	CommitFenced CommitOutcome = -1 // another token holds the claim: nothing was written
+)
+
+// Commit writes a batch of results, each at most once, and reports per item. It is safe to repeat after any error: items
+// that the first run wrote come back as [CommitGone].
+func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, error) {
+	k := q.Keys
+	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead}
+	args := make([]any, 0, 1+len(batch)*32)
+	args = append(args, maxDead)
+	for i := range batch {
+		c := &batch[i]
+		target, ttl, reply := 0, int64(0), ""
+		if c.ReplyTTL > 0 {
+			document, err := json.Marshal(c.Result)
+			if err != nil {
+				return nil, fmt.Errorf("commit: encode reply of %q: %w", c.Result.ID, err)
+			}
+			keys = append(keys, k.Reply(c.Result.ID))
+			target, ttl, reply = len(keys), max(c.ReplyTTL.Milliseconds(), 1), string(document)
+		}
+		fields := c.Result.Fields()
+		args = append(args, c.Result.ID, c.Token, c.flags(), target, ttl, reply, len(fields))
+		for _, field := range fields {
+			args = append(args, field)
+		}
+	}
+	raw, err := q.run(ctx, "commit", commitScript, keys, args...)
+	if err != nil {
+		return nil, err
+	}
+	values, _ := raw.([]any)
+	if len(values) != len(batch) {
+		return nil, fmt.Errorf("commit: %d outcomes for %d results", len(values), len(batch))
+	}
+	outcomes := make([]CommitOutcome, len(values))
+	for i, value := range values {
+		outcomes[i] = CommitOutcome(number(value))
+	}
+	return outcomes, nil
+}
+
+func (c *Commit) flags() string {
+	flags := ""
+	if c.History {
+		flags += "h"
+	}
+	if c.Dead {
+		flags += "d"
+	}
+	return flags
+}
+
+// Held names a claim: an ID and the token that holds it.
+type Held struct {
+	ID, Token string
+}
+
+// Release gives claims back to run next, the first of the batch before the second, and returns how many were still held.
+// It costs no attempt and is safe to repeat.
+func (q *Queue) Release(ctx context.Context, batch []Held) (int, error) {
+	args := make([]any, 0, 2*len(batch))
+	for i := len(batch) - 1; i >= 0; i-- { // each is pushed in front of the one before
+		args = append(args, batch[i].ID, batch[i].Token)
+	}
+	raw, err := q.run(ctx, "release", releaseScript, []string{q.Keys.Claims, q.Keys.Pending}, args...)
+	return int(number(raw)), err
+}
+
+// Retry gives a claim back to run again after pause, and spends an attempt. It is safe to repeat.
+func (q *Queue) Retry(ctx context.Context, held Held, pause time.Duration) error {
+	keys := []string{q.Keys.Claims, q.Keys.Scheduled, q.Keys.Attempts}
+	_, err := q.run(ctx, "retry", retryScript, keys, held.ID, held.Token, pause.Milliseconds())
+	return err
+}
+
+// Late records an outcome that came after its execution's result was written, or after another worker took it over.
+func (q *Queue) Late(ctx context.Context, result *execution.Result, why string) error {
+	values := append(result.Fields(), "late_because", why)
+	err := q.rdb.XAdd(ctx, &redis.XAddArgs{Stream: q.Keys.Late, MaxLen: maxLate, Approx: true, Values: values}).Err()
+	return wrap("late", err)
+}
+
+// LogLine is one line of an execution's log.
+type LogLine struct {
+	ID    string
+	Time  time.Time
+	Level string
+	Text  string
+}
+
+const (
+	maxLogLines = 1000
+	logTTL      = 24 * time.Hour
+)
+
+// AppendLogs writes log lines to the executions' streams: at most the last thousand of each, kept for a day.
+func (q *Queue) AppendLogs(ctx context.Context, lines []LogLine) error {
+	pipe := q.rdb.Pipeline()
+	touched := map[string]bool{}
+	for _, line := range lines {
+		key := q.Keys.Logs(line.ID)
+		pipe.XAdd(ctx, &redis.XAddArgs{Stream: key, MaxLen: maxLogLines, Approx: true, Values: []string{
+			"at_ms", strconv.FormatInt(line.Time.UnixMilli(), 10), "level", line.Level, "line", line.Text,
+		}})
+		touched[key] = true
+	}
+	for key := range touched {
+		pipe.PExpire(ctx, key, logTTL)
+	}
+	_, err := pipe.Exec(ctx)
+	return wrap("append logs", err)
+}

@@ -1,0 +1,89 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// moduleCache keeps the newest snapshot of the queue's modules, so that a worker reads them once per change.
+type moduleCache struct {
+	mu      sync.Mutex // held while fetching: callers of a new version wait for one fetch
+	version string
+	sources map[string]string
+}
+
+// Snapshot returns every workflow module, path → source, as of one version that is at least as new as the given one. The
+// map is shared between callers and must not be changed. Redis is asked only for a version that was not seen yet.
+func (q *Queue) Snapshot(ctx context.Context, version string) (string, map[string]string, error) {
+	c := &q.modules
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sources != nil && !newer(version, c.version) {
+		return c.version, c.sources, nil
+	}
+	current, sources, err := q.fetchModules(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	c.version, c.sources = current, sources
+	return current, sources, nil
+}
+
+// newer also holds when the version went back: then somebody deleted the counter, and only a fetch tells.
+func newer(version, cached string) bool {
+	return version != cached && number(version) != number(cached)
+}
+
+func (q *Queue) fetchModules(ctx context.Context) (string, map[string]string, error) {
+	tx := q.rdb.TxPipeline()
+	version, sources := tx.Get(ctx, q.Keys.ModulesVersion), tx.HGetAll(ctx, q.Keys.Modules)
+	if _, err := tx.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return "", nil, wrap("modules", err)
+	}
+	if err := sources.Err(); err != nil {
+		return "", nil, wrap("modules", err)
+	}
+	current := version.Val()
+	if current == "" {
+		current = "0"
+	}
+	return current, sources.Val(), nil
+}
+
+// Modules reads every workflow module afresh, with the version they are of.
+func (q *Queue) Modules(ctx context.Context) (version string, sources map[string]string, err error) {
+	return q.fetchModules(ctx)
+}
+
+// PushModules publishes modules, path → source, in one step, and returns the new version. Executions claimed from then on
+// see all of them.
+func (q *Queue) PushModules(ctx context.Context, sources map[string]string) (string, error) {
+	values := make([]string, 0, 2*len(sources))
+	for path, source := range sources {
+		values = append(values, path, source)
+	}
+	tx := q.rdb.TxPipeline()
+	if len(values) > 0 {
+		tx.HSet(ctx, q.Keys.Modules, values)
+	}
+	version := tx.Incr(ctx, q.Keys.ModulesVersion)
+	if _, err := tx.Exec(ctx); err != nil {
+		return "", wrap("push modules", err)
+	}
+	return strconv.FormatInt(version.Val(), 10), nil
+}
+
+// DeleteModules removes modules and returns how many of the paths were there.
+func (q *Queue) DeleteModules(ctx context.Context, paths ...string) (int, error) {
+	tx := q.rdb.TxPipeline()
+	deleted := tx.HDel(ctx, q.Keys.Modules, paths...)
+	tx.Incr(ctx, q.Keys.ModulesVersion)
+	if _, err := tx.Exec(ctx); err != nil {
+		return 0, wrap("delete modules", err)
+	}
+	return int(deleted.Val()), nil
+}

@@ -1,0 +1,72 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Waker blocks on a connection of its own until something is pending. One goroutine calls [Waker.Wake] and [Waker.Close]; any
+// may call [Waker.Interrupt].
+type Waker struct {
+	q    *Queue
+	conn *redis.Conn  // nil until used, and after an error
+	id   atomic.Int64 // Redis's name for conn; 0: unknown
+}
+
+// NewWaker returns a waker. It connects when first used.
+func (q *Queue) NewWaker() *Waker { return &Waker{q: q} }
+
+// Wake blocks until an ID is pending and moves it to hand-off, or until timeout (at most [MaxBlock]) has passed: then it
+// returns false. Which ID it was does not matter: the next claim by anyone takes it from there. After an error it is not
+// known whether an ID was moved, and it does not matter either.
+//
+// There is no context: cancelling one does not interrupt a blocked pop, it only forgets what the pop brings.
+func (w *Waker) Wake(timeout time.Duration) (bool, error) {
+	timeout = min(max(timeout, 10*time.Millisecond), MaxBlock)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout+ioTimeout)
+	defer cancel()
+	w.connect(ctx)
+	// Not BLMove: go-redis rounds its timeout to whole seconds.
+	err := w.conn.Do(ctx, "blmove", w.q.Keys.Pending, w.q.Keys.Handoff, "right", "left", fmt.Sprintf("%.3f", timeout.Seconds())).Err()
+	if err == nil || errors.Is(err, redis.Nil) {
+		return err == nil, nil
+	}
+	w.Close()
+	return false, wrap("wake", err)
+}
+
+func (w *Waker) connect(ctx context.Context) {
+	if w.conn != nil {
+		return
+	}
+	w.conn = w.q.blocked.Conn()
+	if id, err := w.conn.ClientID(ctx).Result(); err == nil { // miniredis has no CLIENT ID: then Interrupt does nothing
+		w.id.Store(id)
+	}
+}
+
+// Interrupt ends a blocked Wake at once, where Redis can do that (CLIENT UNBLOCK); elsewhere it ends at its timeout. Should
+// an ID arrive in the same moment, Wake still reports it.
+func (w *Waker) Interrupt() {
+	id := w.id.Load()
+	if id == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = w.q.rdb.ClientUnblock(ctx, id).Err() // only speed depends on it
+}
+
+// Close closes the connection.
+func (w *Waker) Close() {
+	w.id.Store(0)
+	if w.conn != nil {
+		_ = w.conn.Close()
+		w.conn = nil
+	}
+}
