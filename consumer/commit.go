@@ -233,6 +233,7 @@ func (c *committer) again(ctx context.Context, items []item, _ bool) error {
 		attrs := append(items[i].job.attrs(), slog.Duration("pause", items[i].pause), slog.String("error", items[i].err.Message))
 		c.w.log.Info("execution failed and will be tried again", attrs...)
 	}
+	c.w.waker.Interrupt() // a fetcher that blocks does not know that something will be due
 	return nil
 }
 

@@ -111,8 +111,12 @@ func (b *brain) exit() {
 	}
 }
 
-// abandon releases what still runs: others run it again.
+// abandon releases what still runs: others run it again. What is being fetched is awaited, so that nothing starts later.
 func (b *brain) abandon(why string) {
+	if b.fetched != nil {
+		<-b.fetched
+		b.fetched = nil
+	}
 	tasks := b.w.pool.Abandon()
 	items := make([]item, len(tasks))
 	for i, task := range tasks {

@@ -1,0 +1,247 @@
+// Package config is the environment as one flat struct. Every variable is a field of [Config] with its name, default,
+// description and what it accepts beside it, and that one place feeds loading, bobbin worker --help and the README's table.
+//
+// A wrong value stops the start, and [Load] names every wrong variable at once. Secrets are never printed: a Config shows
+// its Redis URL without the password, and errors do the same.
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+	"github.com/redis/go-redis/v9"
+)
+
+// Config is what the environment says. The zero value is not usable; [Load] fills in the defaults.
+type Config struct {
+	RedisURL        string        `split_words:"true" default:"redis://127.0.0.1:6379/0" accepts:"redis://, rediss:// or unix:// URL" desc:"Redis to work on"`
+	Prefix          string        `split_words:"true" default:"bobbin" accepts:"name of printable ASCII without spaces or any of {}:*?[]" desc:"first part of every key"`
+	Queue           string        `split_words:"true" default:"default" accepts:"name of printable ASCII without spaces or any of {}:*?[]" desc:"queue to work on"`
+	Concurrency     int           `split_words:"true" default:"4" min:"1" max:"100000" desc:"executions at the same time"`
+	Timeout         time.Duration `split_words:"true" default:"300s" min:"1ms" max:"8760h" desc:"after this long an execution that sets no timeout is cancelled"`
+	CancelGrace     time.Duration `split_words:"true" default:"10s" min:"1ms" max:"1h" desc:"after this long a cancelled execution that still runs is stuck"`
+	ShutdownTimeout time.Duration `split_words:"true" default:"25s" min:"1ms" max:"24h" desc:"after this long a worker that shuts down releases what still runs"`
+	StuckLimit      int           `split_words:"true" default:"1" min:"1" max:"100000" desc:"this many stuck executions make the worker drain and ask to be replaced"`
+	Lease           time.Duration `split_words:"true" default:"10s" min:"300ms" max:"1h" desc:"after this much silence a worker's executions are given to others"`
+	MaxRecoveries   int           `split_words:"true" default:"3" min:"0" max:"1000" desc:"how often an execution is taken over from a dead worker before it is lost"`
+	ContextMaxBytes Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest context; larger ones are rejected"`
+	ResultMaxBytes  Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest result; executions with larger ones fail"`
+	LogLevel        string        `split_words:"true" default:"info" accepts:"debug, info, warn, error" desc:"least severe lines that are logged"`
+	LogFormat       string        `split_words:"true" default:"text" accepts:"text, json" desc:"text for people, json for machines"`
+
+	// Unknown lists variables that begin like ours and are none of them: most likely misspelt.
+	Unknown []string `ignored:"true"`
+}
+
+const prefix = "BOBBIN"
+
+// foreign are beginnings of variables that belong to tests and tools.
+var foreign = []string{"BOBBIN_TEST_", "BOBBIN_REQUIRE_", "BOBBIN_SOAK", "BOBBIN_CHAOS"}
+
+// Problem is one variable with a value that is not accepted.
+type Problem struct {
+	Variable, Value, Expected string
+}
+
+// Error lists every wrong variable. It is returned by [Load].
+type Error struct {
+	Problems []Problem
+}
+
+// Error says one line per variable: its name, its value, and what is accepted.
+func (e *Error) Error() string {
+	lines := []string{"the environment has wrong values"}
+	for _, p := range e.Problems {
+		lines = append(lines, fmt.Sprintf("  %s=%q: expected %s", p.Variable, p.Value, p.Expected))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Load reads the environment of the process. The error is an [*Error].
+func Load() (*Config, error) {
+	c, failure := &Config{}, &Error{}
+	for _, v := range Table() {
+		if err := v.load(reflect.ValueOf(c).Elem().FieldByName(v.field.Name)); err != nil {
+			failure.Problems = append(failure.Problems, Problem{v.Name, v.shown(os.Getenv(v.Name)), v.Accepted})
+		}
+	}
+	c.Unknown = unknown(os.Environ())
+	if len(failure.Problems) > 0 {
+		return nil, failure
+	}
+	return c, nil
+}
+
+// load reads one variable. envconfig is handed a struct of this field alone, because it stops at the first wrong value, and
+// a person who has to mend three wants to hear of three.
+func (v *Variable) load(target reflect.Value) error {
+	alone := reflect.New(reflect.StructOf([]reflect.StructField{v.field}))
+	if err := envconfig.Process(prefix, alone.Interface()); err != nil {
+		return err
+	}
+	target.Set(alone.Elem().Field(0))
+	return v.check(target.Interface())
+}
+
+// Variable describes one variable.
+type Variable struct {
+	Name, Default, Description, Accepted string
+
+	field reflect.StructField
+}
+
+// Table lists every variable in the order in which Config declares them.
+func Table() []Variable {
+	kind := reflect.TypeFor[Config]()
+	var table []Variable
+	for i := range kind.NumField() {
+		f := kind.Field(i)
+		if f.Tag.Get("ignored") == "true" {
+			continue
+		}
+		v := Variable{
+			Name: prefix + "_" + strings.ToUpper(snake(f.Name)), Default: f.Tag.Get("default"), Description: f.Tag.Get("desc"),
+			Accepted: f.Tag.Get("accepts"), field: f,
+		}
+		if v.Accepted == "" {
+			v.Accepted = accepted(f.Type, f.Tag.Get("min"), f.Tag.Get("max"))
+		}
+		table = append(table, v)
+	}
+	return table
+}
+
+func accepted(kind reflect.Type, least, most string) string {
+	switch kind {
+	case reflect.TypeFor[time.Duration]():
+		return fmt.Sprintf("duration with a unit, such as 300s or 5m, from %s to %s", least, most)
+	case reflect.TypeFor[Bytes]():
+		return fmt.Sprintf("size, such as 65536 or 1MiB, from %s to %s", least, most)
+	default:
+		return fmt.Sprintf("whole number from %s to %s", least, most)
+	}
+}
+
+// check says whether a value that parsed is one that is accepted.
+func (v *Variable) check(value any) error {
+	least, most := v.field.Tag.Get("min"), v.field.Tag.Get("max")
+	switch value := value.(type) {
+	case int:
+		return between(value, least, most, strconv.Atoi)
+	case time.Duration:
+		return between(value, least, most, time.ParseDuration)
+	case Bytes:
+		return between(value, least, most, ParseBytes)
+	case string:
+		return v.checkText(value)
+	default:
+		return fmt.Errorf("no way to check a %T", value)
+	}
+}
+
+func between[T int | time.Duration | Bytes](value T, least, most string, parse func(string) (T, error)) error {
+	low, err := parse(least)
+	if err != nil {
+		return err
+	}
+	high, err := parse(most)
+	if err != nil {
+		return err
+	}
+	if value < low || value > high {
+		return fmt.Errorf("out of range")
+	}
+	return nil
+}
+
+func (v *Variable) checkText(text string) error {
+	switch v.field.Name {
+	case "RedisURL":
+		_, err := redis.ParseURL(text)
+		return err
+	case "Prefix", "Queue":
+		if text == "" || len(text) > 100 || strings.IndexFunc(text, notInName) >= 0 {
+			return fmt.Errorf("not a name")
+		}
+	default:
+		if !slices.Contains(strings.Split(v.Accepted, ", "), text) {
+			return fmt.Errorf("not one of them")
+		}
+	}
+	return nil
+}
+
+// notInName finds what would break a key: braces are the cluster's hash tag, the colon separates.
+func notInName(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("{}:*?[]", r) }
+
+// shown is the value as it may be printed.
+func (v *Variable) shown(text string) string {
+	if v.field.Name == "RedisURL" {
+		return RedactURL(text)
+	}
+	return text
+}
+
+// RedactURL returns a URL without its password and query, also one that does not parse.
+func RedactURL(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Opaque != "" {
+		if at := strings.LastIndexByte(text, '@'); at >= 0 {
+			scheme, _, found := strings.Cut(text, "://")
+			if !found || len(scheme) > 10 {
+				scheme = "?"
+			}
+			return scheme + "://***" + text[at:]
+		}
+		return text
+	}
+	if _, has := u.User.Password(); has {
+		u.User = url.User("***")
+	}
+	u.RawQuery = ""
+	return strings.ReplaceAll(u.String(), "%2A%2A%2A", "***")
+}
+
+func unknown(environ []string) []string {
+	known := map[string]bool{}
+	for _, v := range Table() {
+		known[v.Name] = true
+	}
+	var list []string
+	for _, entry := range environ {
+		name, _, _ := strings.Cut(entry, "=")
+		ours := strings.HasPrefix(name, prefix+"_") && !slices.ContainsFunc(foreign, func(p string) bool { return strings.HasPrefix(name, p) })
+		if ours && !known[name] {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// LogValue shows every setting, the Redis URL without its password.
+func (c *Config) LogValue() slog.Value {
+	value := reflect.ValueOf(c).Elem()
+	var attrs []slog.Attr
+	for _, v := range Table() {
+		attrs = append(attrs, slog.String(v.Name, v.shown(fmt.Sprint(value.FieldByName(v.field.Name).Interface()))))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// String shows every setting on a line of its own, the Redis URL without its password.
+func (c *Config) String() string {
+	var b strings.Builder
+	for _, a := range c.LogValue().Group() {
+		fmt.Fprintf(&b, "%s=%s\n", a.Key, a.Value)
+	}
+	return b.String()
+}
