@@ -105,7 +105,7 @@ type Pool struct {
 	stuck        int        // slots given up
 	average      time.Duration
 	lastProgress time.Time // a task started, or an empty pool was given one
-	closed       bool // Run is ending
+	closed       bool      // Run is ending
 }
 
 // New returns a pool that does not run yet. It panics on a concurrency below 1 or without Done: mistakes in the program.

@@ -18,10 +18,14 @@ type Waker struct {
 	id   atomic.Int64 // Redis's name for conn; 0: unknown
 }
 
+// uninterruptible is the longest that a Wake blocks on a server without CLIENT UNBLOCK.
+const uninterruptible = 250 * time.Millisecond
+
 // NewWaker returns a waker. It connects when first used.
 func (q *Queue) NewWaker() *Waker { return &Waker{q: q} }
 
-// Wake blocks until an ID is pending and moves it to hand-off, or until timeout (at most [MaxBlock]) has passed: then it
+// Wake blocks until an ID is pending and moves it to hand-off, or until timeout (at most [MaxBlock], and less on a server
+// without CLIENT UNBLOCK) has passed: then it
 // returns false. Which ID it was does not matter: the next claim by anyone takes it from there. After an error it is not
 // known whether an ID was moved, and it does not matter either.
 //
@@ -31,6 +35,9 @@ func (w *Waker) Wake(timeout time.Duration) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout+ioTimeout)
 	defer cancel()
 	w.connect(ctx)
+	if w.id.Load() == 0 { // it cannot be interrupted, so it must not keep a drain waiting
+		timeout = min(timeout, uninterruptible)
+	}
 	// Not BLMove: go-redis rounds its timeout to whole seconds.
 	err := w.conn.Do(ctx, "blmove", w.q.Keys.Pending, w.q.Keys.Handoff, "right", "left", fmt.Sprintf("%.3f", timeout.Seconds())).Err()
 	if err == nil || errors.Is(err, redis.Nil) {

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bobbin-run/bobbin/config"
+	"github.com/bobbin-run/bobbin/consumer"
+	"github.com/bobbin-run/bobbin/internal/logging"
+	"github.com/bobbin-run/bobbin/runner"
+	"github.com/bobbin-run/bobbin/runner/script"
+)
+
+func (a *app) workerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "worker",
+		Short: "Run executions until told otherwise",
+		Long: "Run executions until drained, recycled or shut down. SIGTERM and SIGINT shut down, a second one leaves at once;\n" +
+			"SIGTSTP pauses, SIGCONT resumes; SIGUSR1 logs what is running. Exit code 75 asks to be started again.\n\n" +
+			"Configuration is the environment alone:\n\n" + config.Text(),
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load()
+			if err != nil {
+				return err
+			}
+			log := logging.New(a.stderr, cfg.LogFormat, cfg.LogLevel, isTerminal(a.stderr))
+			for _, unknown := range cfg.Unknown {
+				log.Warn("unknown variable in the environment", "variable", unknown)
+			}
+			log.Debug("configuration", "config", cfg)
+			w, err := consumer.New(workerOptions(cfg, log))
+			if err != nil {
+				return err
+			}
+			code, err := w.RunWithSignals(cmd.Context())
+			if err != nil {
+				return fmt.Errorf("worker: %w; Redis is expected at %s (BOBBIN_REDIS_URL)", err, config.RedactURL(cfg.RedisURL))
+			}
+			if code != 0 {
+				return &exitError{code: code}
+			}
+			return nil
+		},
+	}
+}
+
+// workerOptions is where the environment meets the library.
+func workerOptions(cfg *config.Config, log *slog.Logger) consumer.Options {
+	return consumer.Options{
+		RedisURL: cfg.RedisURL, Prefix: cfg.Prefix, Queue: cfg.Queue,
+		Runner: runner.NewMux(), ScriptRunners: scriptRunners(), Runners: []string{"starlark"},
+		Concurrency: cfg.Concurrency, Timeout: cfg.Timeout, CancelGrace: cfg.CancelGrace,
+		ShutdownTimeout: cfg.ShutdownTimeout, StuckLimit: cfg.StuckLimit, Lease: cfg.Lease, MaxRecoveries: recoveries(cfg),
+		ContextMaxBytes: int64(cfg.ContextMaxBytes), ResultMaxBytes: int64(cfg.ResultMaxBytes),
+		Version: version, Log: log,
+	}
+}
+
+// recoveries spells "none" the way the library does, where 0 means the default.
+func recoveries(cfg *config.Config) int {
+	if cfg.MaxRecoveries == 0 {
+		return -1
+	}
+	return cfg.MaxRecoveries
+}
+
+func scriptRunners() map[string]func(consumer.Modules) runner.Runner {
+	return map[string]func(consumer.Modules) runner.Runner{
+		".star": func(m consumer.Modules) runner.Runner { return script.New(m, script.Options{}) },
+	}
+}
