@@ -100,7 +100,8 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, claim
 		return 0, 0, err
 	case err != nil:
 		// Only a refusal says that nothing was claimed.
-		f.uncertain = f.uncertain || !(errors.Is(err, queue.ErrRefused) || errors.Is(err, queue.ErrStaleClaim))
+		nothing := errors.Is(err, queue.ErrRefused) || errors.Is(err, queue.ErrStaleClaim)
+		f.uncertain = f.uncertain || !nothing
 		return 0, 0, err
 	}
 	reconciled := f.uncertain

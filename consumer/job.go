@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -60,7 +61,8 @@ func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execut
 }
 
 func (w *Worker) readContext(j *job) *execution.Error {
-	c, message := &j.claimed, ""
+	c := &j.claimed
+	var message string
 	switch {
 	case c.Missing:
 		message = fmt.Sprintf("context is missing: expected a JSON document in the hash %s under this ID, set before the ID is pushed", w.queue.Keys.Executions)
@@ -79,7 +81,7 @@ func (w *Worker) readContext(j *job) *execution.Error {
 
 // finish turns how the pool says a job ended into what is to be written.
 func (w *Worker) finish(j *job, o *pool.Outcome) item {
-	if o.Interrupted || (o.Cause == pool.ErrLeaseLost && o.Status != execution.Succeeded) {
+	if o.Interrupted || (errors.Is(o.Cause, pool.ErrLeaseLost) && o.Status != execution.Succeeded) {
 		return item{job: j, kind: release}
 	}
 	if o.Status == execution.Succeeded {

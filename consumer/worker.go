@@ -241,6 +241,11 @@ func (w *Worker) leave(h *heart) {
 	}
 }
 
+// Ready says whether the worker is one to count on: registered, claiming, and Redis answers it.
+func (w *Worker) Ready() bool {
+	return w.State() == execution.Active && !w.paused.Load() && w.registered.Load() && w.health.ready()
+}
+
 // mayClaim says whether the fetcher may claim, apart from room in the pool.
 func (w *Worker) mayClaim() bool {
 	return w.State() == execution.Active && !w.paused.Load() && w.registered.Load() && !w.committer.full()

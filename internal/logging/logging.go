@@ -20,7 +20,7 @@ func New(w io.Writer, format, level string, colour bool) *slog.Logger {
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: least}))
 	}
-	return slog.New(tint.NewHandler(w, &tint.Options{
+	return slog.New(tint.NewTextHandler(w, &tint.Options{
 		Level: least, TimeFormat: time.StampMilli, NoColor: !colour || os.Getenv("NO_COLOR") != "",
 	}))
 }

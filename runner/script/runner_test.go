@@ -117,9 +117,9 @@ func TestParamsAndResults(t *testing.T) {
 func TestBadParamsNameTheParameter(t *testing.T) {
 	t.Parallel()
 	b := one(t, "def main(name, times=1): return name")
-	e := b.fails("a.star", `{"nmae":"Ada"}`)
+	e := b.fails("a.star", `{"title":"Ada"}`)
 	require.Equal(t, execution.TypeInvalidParams, e.Type)
-	require.Equal(t, `params: unknown parameter "nmae"; main in a.star takes (name, times)`, e.Message)
+	require.Equal(t, `params: unknown parameter "title"; main in a.star takes (name, times)`, e.Message)
 	require.Contains(t, b.fails("a.star", `{"times":3}`).Message, `missing parameter "name"`)
 }
 
