@@ -150,9 +150,9 @@ func (w *Worker) accept(incarnation string, reply *queue.ClaimReply) {
 	// A fence must see either none of these in the pool, or all of them.
 	w.fencing.RLock()
 	defer w.fencing.RUnlock()
-	fenced := w.Incarnation() != incarnation
+	unwanted := w.Incarnation() != incarnation || !w.accepting() // fenced, drained or paused while the claim was on its way
 	for _, j := range jobs {
-		if fenced {
+		if unwanted {
 			w.committer.add(item{job: j, kind: release})
 			continue
 		}

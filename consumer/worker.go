@@ -243,13 +243,16 @@ func (w *Worker) leave(h *heart) {
 
 // Ready says whether the worker is one to count on: registered, claiming, and Redis answers it.
 func (w *Worker) Ready() bool {
-	return w.State() == execution.Active && !w.paused.Load() && w.registered.Load() && w.health.ready()
+	return w.accepting() && w.registered.Load() && w.health.ready()
 }
 
 // mayClaim says whether the fetcher may claim, apart from room in the pool.
 func (w *Worker) mayClaim() bool {
-	return w.State() == execution.Active && !w.paused.Load() && w.registered.Load() && !w.committer.full()
+	return w.accepting() && w.registered.Load() && !w.committer.full()
 }
+
+// accepting says whether operators want the worker to take on executions.
+func (w *Worker) accepting() bool { return w.State() == execution.Active && !w.paused.Load() }
 
 // count counts a written result.
 func (w *Worker) count(status execution.Status) {

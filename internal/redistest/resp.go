@@ -175,7 +175,7 @@ func copyLine(w io.Writer, r *bufio.Reader) ([]byte, error) {
 		if _, werr := w.Write(part); werr != nil {
 			return first, werr
 		}
-		if err != bufio.ErrBufferFull {
+		if !errors.Is(err, bufio.ErrBufferFull) {
 			return first, err
 		}
 	}
