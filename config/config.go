@@ -6,9 +6,8 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
-	"log/slog"
-	"net/url"
 	"os"
 	"reflect"
 	"slices"
@@ -20,7 +19,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Config is what the environment says. The zero value is not usable; [Load] fills in the defaults.
+// Config is what the environment says. The zero value is not usable; [Load] fills in the defaults. Nothing writes it after
+// that, so any number of goroutines may read it.
+//
+// To add a variable, add a field: its name gives the variable's (MaxRecoveries, BOBBIN_MAX_RECOVERIES), default and desc go
+// into the tables, and min and max, oneof, or accepts with a case in checkText say what is accepted.
 type Config struct {
 	RedisURL        string        `split_words:"true" default:"redis://127.0.0.1:6379/0" accepts:"redis://, rediss:// or unix:// URL" desc:"Redis to work on"`
 	Prefix          string        `split_words:"true" default:"bobbin" accepts:"name of printable ASCII without spaces or any of {}:*?[]" desc:"first part of every key"`
@@ -34,8 +37,8 @@ type Config struct {
 	MaxRecoveries   int           `split_words:"true" default:"3" min:"0" max:"1000" desc:"how often an execution is taken over from a dead worker before it is lost"`
 	ContextMaxBytes Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest context; larger ones are rejected"`
 	ResultMaxBytes  Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest result; executions with larger ones fail"`
-	LogLevel        string        `split_words:"true" default:"info" accepts:"debug, info, warn, error" desc:"least severe lines that are logged"`
-	LogFormat       string        `split_words:"true" default:"text" accepts:"text, json" desc:"text for people, json for machines"`
+	LogLevel        string        `split_words:"true" default:"info" oneof:"debug, info, warn, error" desc:"least severe lines that are logged"`
+	LogFormat       string        `split_words:"true" default:"text" oneof:"text, json" desc:"text for people, json for machines"`
 
 	// Unknown lists variables that begin like ours and are none of them: most likely misspelt.
 	Unknown []string `ignored:"true"`
@@ -70,7 +73,7 @@ func Load() (*Config, error) {
 	c, failure := &Config{}, &Error{}
 	for _, v := range Table() {
 		if err := v.load(reflect.ValueOf(c).Elem().FieldByName(v.field.Name)); err != nil {
-			failure.Problems = append(failure.Problems, Problem{v.Name, v.shown(os.Getenv(v.Name)), v.Accepted})
+			failure.Problems = append(failure.Problems, Problem{v.Name, v.shown(os.Getenv(v.Name)), v.expected()})
 		}
 	}
 	c.Unknown = unknown(os.Environ())
@@ -88,7 +91,18 @@ func (v *Variable) load(target reflect.Value) error {
 		return err
 	}
 	target.Set(alone.Elem().Field(0))
+	if text, set := os.LookupEnv(v.Name); set && target.Kind() == reflect.Int && strconv.FormatInt(target.Int(), 10) != text {
+		return fmt.Errorf("not a decimal number") // envconfig takes 010 for 8 and 0x10 for 16
+	}
 	return v.check(target.Interface())
+}
+
+// expected is what is accepted, as the end of a sentence.
+func (v *Variable) expected() string {
+	if v.field.Tag.Get("oneof") != "" {
+		return "one of " + v.Accepted
+	}
+	return "a " + v.Accepted
 }
 
 // Variable describes one variable.
@@ -109,7 +123,7 @@ func Table() []Variable {
 		}
 		v := Variable{
 			Name: prefix + "_" + strings.ToUpper(snake(f.Name)), Default: f.Tag.Get("default"), Description: f.Tag.Get("desc"),
-			Accepted: f.Tag.Get("accepts"), field: f,
+			Accepted: cmp.Or(f.Tag.Get("accepts"), f.Tag.Get("oneof")), field: f,
 		}
 		if v.Accepted == "" {
 			v.Accepted = accepted(f.Type, f.Tag.Get("min"), f.Tag.Get("max"))
@@ -163,17 +177,19 @@ func between[T int | time.Duration | Bytes](value T, least, most string, parse f
 }
 
 func (v *Variable) checkText(text string) error {
+	if list := v.field.Tag.Get("oneof"); list != "" && !slices.Contains(strings.Split(list, ", "), text) {
+		return fmt.Errorf("not one of %s", list)
+	}
 	switch v.field.Name {
 	case "RedisURL":
+		if strings.Contains(text, "#") { // go-redis would take the password before it for a port, and localhost for the host
+			return fmt.Errorf("a # in a password is written %%23")
+		}
 		_, err := redis.ParseURL(text)
 		return err
 	case "Prefix", "Queue":
-		if text == "" || len(text) > 100 || strings.IndexFunc(text, notInName) >= 0 {
+		if text == "" || len(text) > 100 || strings.ContainsFunc(text, notInName) {
 			return fmt.Errorf("not a name")
-		}
-	default:
-		if !slices.Contains(strings.Split(v.Accepted, ", "), text) {
-			return fmt.Errorf("not one of them")
 		}
 	}
 	return nil
@@ -182,34 +198,7 @@ func (v *Variable) checkText(text string) error {
 // notInName finds what would break a key: braces are the cluster's hash tag, the colon separates.
 func notInName(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("{}:*?[]", r) }
 
-// shown is the value as it may be printed.
-func (v *Variable) shown(text string) string {
-	if v.field.Name == "RedisURL" {
-		return RedactURL(text)
-	}
-	return text
-}
-
-// RedactURL returns a URL without its password and query, also one that does not parse.
-func RedactURL(text string) string {
-	u, err := url.Parse(text)
-	if err != nil || u.Opaque != "" {
-		if at := strings.LastIndexByte(text, '@'); at >= 0 {
-			scheme, _, found := strings.Cut(text, "://")
-			if !found || len(scheme) > 10 {
-				scheme = "?"
-			}
-			return scheme + "://***" + text[at:]
-		}
-		return text
-	}
-	if _, has := u.User.Password(); has {
-		u.User = url.User("***")
-	}
-	u.RawQuery = ""
-	return strings.ReplaceAll(u.String(), "%2A%2A%2A", "***")
-}
-
+// unknown lists what in environ begins like ours and is none of ours, by name alone: its value may be a secret.
 func unknown(environ []string) []string {
 	known := map[string]bool{}
 	for _, v := range Table() {
@@ -225,23 +214,4 @@ func unknown(environ []string) []string {
 	}
 	slices.Sort(list)
 	return list
-}
-
-// LogValue shows every setting, the Redis URL without its password.
-func (c *Config) LogValue() slog.Value {
-	value := reflect.ValueOf(c).Elem()
-	var attrs []slog.Attr
-	for _, v := range Table() {
-		attrs = append(attrs, slog.String(v.Name, v.shown(fmt.Sprint(value.FieldByName(v.field.Name).Interface()))))
-	}
-	return slog.GroupValue(attrs...)
-}
-
-// String shows every setting on a line of its own, the Redis URL without its password.
-func (c *Config) String() string {
-	var b strings.Builder
-	for _, a := range c.LogValue().Group() {
-		fmt.Fprintf(&b, "%s=%s\n", a.Key, a.Value)
-	}
-	return b.String()
 }

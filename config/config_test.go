@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -67,7 +68,34 @@ func TestNamesEveryWrongVariableAtOnce(t *testing.T) {
 	for name, value := range wrong {
 		require.Contains(t, err.Error(), name+`="`+value+`": expected `)
 	}
-	require.Contains(t, err.Error(), `BOBBIN_TIMEOUT="300": expected duration with a unit, such as 300s or 5m, from 1ms to 8760h`)
+	require.Contains(t, err.Error(), `BOBBIN_TIMEOUT="300": expected a duration with a unit, such as 300s or 5m, from 1ms to 8760h`)
+	require.Contains(t, err.Error(), `BOBBIN_CONCURRENCY="zero": expected a whole number from 1 to 100000`)
+	require.Contains(t, err.Error(), `BOBBIN_LOG_LEVEL="loud": expected one of debug, info, warn, error`)
+}
+
+// What envconfig or the parsers beneath would take, and mean something else by, or that is set and empty.
+func TestRefuses(t *testing.T) {
+	for _, c := range []struct{ name, value string }{
+		{"BOBBIN_CONCURRENCY", "010"}, {"BOBBIN_CONCURRENCY", "0x10"}, {"BOBBIN_CONCURRENCY", "4.5"}, {"BOBBIN_CONCURRENCY", ""},
+		{"BOBBIN_CONCURRENCY", "0"}, {"BOBBIN_CONCURRENCY", "100001"}, {"BOBBIN_CONCURRENCY", "99999999999999999999"},
+		{"BOBBIN_TIMEOUT", ""}, {"BOBBIN_TIMEOUT", "0"}, {"BOBBIN_LEASE", "299ms"}, {"BOBBIN_LEASE", "61m"},
+		{"BOBBIN_CONTEXT_MAX_BYTES", "1023"}, {"BOBBIN_CONTEXT_MAX_BYTES", "1K"}, {"BOBBIN_CONTEXT_MAX_BYTES", "-1MiB"},
+		{"BOBBIN_CONTEXT_MAX_BYTES", "184467440738GB"}, // times 10⁹ it wraps around to 904 MB
+		{"BOBBIN_QUEUE", ""}, {"BOBBIN_QUEUE", "a:b"}, {"BOBBIN_QUEUE", "añb"}, {"BOBBIN_PREFIX", strings.Repeat("x", 101)},
+		{"BOBBIN_REDIS_URL", ""}, {"BOBBIN_REDIS_URL", "127.0.0.1:6379"}, {"BOBBIN_REDIS_URL", "unix://"},
+		{"BOBBIN_LOG_LEVEL", "INFO"}, {"BOBBIN_LOG_FORMAT", "text, json"},
+	} {
+		t.Run(c.name+"="+c.value, func(t *testing.T) {
+			clean(t)
+			t.Setenv(c.name, c.value)
+			_, err := config.Load()
+			var failure *config.Error
+			require.ErrorAs(t, err, &failure)
+			require.Len(t, failure.Problems, 1)
+			require.Equal(t, c.name, failure.Problems[0].Variable)
+			require.Equal(t, c.value, failure.Problems[0].Value)
+		})
+	}
 }
 
 func TestNeverPrintsThePassword(t *testing.T) {
@@ -75,6 +103,8 @@ func TestNeverPrintsThePassword(t *testing.T) {
 	for _, url := range []string{
 		"redis://:hunter2@ho st:1/0", "rediss://:hunter2@host/notanumber",
 		"redis://user:hunter2@%zz", "http://u:hunter2@host", "redis://host?password=hunter2&x=1", "redis://u:hunter2@h:1/0?bogus=1",
+		"redis://user:12/hunter2@host", "redis://:12#x/hunter2@host/y", "redis://:hunter2", "redis://ho%zzst?password=hunter2",
+		"redis://u:hunter2@h%zz?password=hunter2", "redis:u:hunter2@host", "u:hunter2@host", "redis:hunter2",
 	} {
 		t.Setenv("BOBBIN_REDIS_URL", url)
 		_, err := config.Load()
@@ -87,6 +117,43 @@ func TestNeverPrintsThePassword(t *testing.T) {
 	require.NotContains(t, c.String(), "hunter2")
 	require.NotContains(t, c.LogValue().String(), "hunter2")
 	require.Contains(t, c.String(), "BOBBIN_REDIS_URL=redis://***@host:6379/1")
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		require.NotContains(t, fmt.Sprintf(verb+verb, c, *c), "hunter2", verb)
+	}
+}
+
+func TestRedactURLKeepsWhatHelps(t *testing.T) {
+	t.Parallel()
+	for url, shown := range map[string]string{
+		"redis://127.0.0.1:6379/0":             "redis://127.0.0.1:6379/0",
+		"rediss://u:hunter2@[::1]:1/2?db=3":    "rediss://***@[::1]:1/2",
+		"redis://hunter2@host:1":               "redis://***@host:1", // a password where the user belongs
+		"unix:///run/redis.sock?db=2":          "unix:///run/redis.sock",
+		"unix://u:hunter2@/run/redis.sock":     "unix://***@/run/redis.sock",
+		"redis://u:hunter2@redis.internal:x/0": "redis://***@redis.internal:x/0",
+		"redis://redis.internal:port/0":        "redis://redis.internal***",
+		"redis://user:12/hunter2@host/0":       "redis://***@host/0",
+		"http://127.0.0.1":                     "http://127.0.0.1",
+		"localhost":                            "localhost",
+		"":                                     "",
+	} {
+		require.Equal(t, shown, config.RedactURL(url), url)
+	}
+}
+
+// Whatever stands before the last @ of a URL with a user may be a password.
+func FuzzRedactURL(f *testing.F) {
+	for _, password := range []string{"hunter2", "a/b", "a#b", "a?b", "a%zzb", "a@b", "a://b", " ", "["} {
+		f.Add(password)
+	}
+	f.Fuzz(func(t *testing.T, password string) {
+		const mark = "HUNTER2"
+		for _, before := range []string{"redis://:", "redis://u:", "rediss://u:", "redis:u:", "u:", ""} {
+			for _, secret := range []string{password + mark, mark + password, password + mark + password} {
+				require.NotContains(t, config.RedactURL(before+secret+"@host:6379/0"), mark)
+			}
+		}
+	})
 }
 
 func TestReportsMisspeltVariables(t *testing.T) {
@@ -96,6 +163,27 @@ func TestReportsMisspeltVariables(t *testing.T) {
 	c, err := config.Load()
 	require.NoError(t, err)
 	require.Equal(t, []string{"BOBBIN_CONCURENCY"}, c.Unknown)
+}
+
+func TestClosest(t *testing.T) {
+	t.Parallel()
+	for name, closest := range map[string]string{
+		"BOBBIN_CONCURENCY": "BOBBIN_CONCURRENCY", "BOBBIN_REDISURL": "BOBBIN_REDIS_URL", "BOBBIN_LEASES": "BOBBIN_LEASE",
+		"BOBBIN_LOGLEVEL": "BOBBIN_LOG_LEVEL", "BOBBIN_SOMETHING_ELSE": "", "BOBBIN_": "",
+	} {
+		require.Equal(t, closest, config.Closest(name), name)
+	}
+}
+
+func TestTextAndMarkdownShowEveryVariable(t *testing.T) {
+	t.Parallel()
+	for _, v := range config.Table() {
+		require.NotEmpty(t, v.Description, v.Name)
+		for _, shown := range []string{config.Text(), config.Markdown()} {
+			require.Contains(t, shown, v.Name)
+			require.Contains(t, shown, v.Accepted)
+		}
+	}
 }
 
 func TestSizesRoundTrip(t *testing.T) {

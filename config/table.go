@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ func ParseBytes(text string) (Bytes, error) {
 	}
 	unit, known := units[match[2]]
 	n, err := strconv.ParseInt(match[1], 10, 64)
-	if !known || err != nil {
+	if !known || err != nil || n > math.MaxInt64/unit {
 		return 0, fmt.Errorf("%q is not a size", text)
 	}
 	return Bytes(n * unit), nil

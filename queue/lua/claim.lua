@@ -9,7 +9,7 @@
 -- Not safe to repeat by itself: a claim whose reply was lost is found again by fence_claims.lua, HSCAN and adopt.lua.
 local incarnation, seq, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local limit, budget = tonumber(ARGV[4]), tonumber(ARGV[5])
-local keys = { executions = KEYS[4], attempts = KEYS[5], recoveries = KEYS[6], cancels = KEYS[7] }
+local keys = { executions = KEYS[4], attempts = present(KEYS[5]), recoveries = present(KEYS[6]), cancels = present(KEYS[7]) }
 
 local score = redis.call('ZSCORE', KEYS[9], incarnation)
 if not score or tonumber(score) <= 0 then return redis.error_reply('NOTREGISTERED ' .. incarnation) end
@@ -33,7 +33,7 @@ local function take(list)
   for i = #ids, 1, -1 do
     if budget <= 0 then break end
     local id = ids[i]
-    local spent = redis.call('EXISTS', keys.attempts) == 1 and redis.call('HGET', keys.attempts, id) or 0
+    local spent = keys.attempts and redis.call('HGET', keys.attempts, id) or 0
     if redis.call('HSETNX', KEYS[3], id, incarnation .. ':' .. seq .. ':' .. (spent + 1)) == 1 then
       budget = budget - describe(reply, id, keys, limit)
       want = want - 1
