@@ -29,7 +29,10 @@ func TestMain(m *testing.M) {
 	os.Exit(redistest.Main(m))
 }
 
-const patience = 30 * time.Second
+const (
+	patience  = 30 * time.Second
+	pollEvery = 20 * time.Millisecond
+)
 
 // shell runs the program against one Redis.
 type shell struct {
