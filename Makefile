@@ -1,7 +1,7 @@
 # What people run. "make" alone lists the targets.
 
 GO            ?= go
-GOLANGCI      ?= $(or $(shell command -v golangci-lint),$(shell $(GO) env GOPATH)/bin/golangci-lint)
+GOLANGCI      ?= $(or $(wildcard bin/golangci-lint),$(shell command -v golangci-lint),$(shell $(GO) env GOPATH)/bin/golangci-lint)
 GOLANGCI_WANT := 2.15.0
 REDIS         := $(or $(BOBBIN_TEST_REDIS_SERVER),$(shell command -v redis-server))
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -27,7 +27,7 @@ ifeq ($(REDIS),)
 endif
 
 lint: ## gofmt, go vet, golangci-lint, docker compose config
-	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	@$(GOLANGCI) version --short 2>/dev/null | grep -q '^v\?$(GOLANGCI_WANT)$$' || { \
 		echo "golangci-lint $(GOLANGCI_WANT) is needed: go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_WANT)"; exit 1; }
@@ -35,7 +35,10 @@ lint: ## gofmt, go vet, golangci-lint, docker compose config
 	@if docker compose version >/dev/null 2>&1; then docker compose config -q && echo "docker-compose.yml is valid"; \
 		else echo "docker compose is not here: docker-compose.yml was not checked"; fi
 
-fuzz: ## fuzz each codec for a while: FUZZTIME=30s
-	$(GO) test -run '^$$' -fuzz FuzzParseContext -fuzztime $(or $(FUZZTIME),30s) ./execution
-	$(GO) test -run '^$$' -fuzz FuzzParseID -fuzztime $(or $(FUZZTIME),30s) ./execution
-	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(or $(FUZZTIME),30s) ./control
+fuzz: ## run every fuzz target for a while: FUZZTIME=10s
+	@set -e; targets=0; for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u); do \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$package/*_test.go | cut -d' ' -f2); do \
+			echo "$$package $$target"; targets=$$((targets+1)); \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(or $(FUZZTIME),10s) $$package; \
+		done; done; \
+	test $$targets -gt 0 || { echo "no fuzz targets were found"; exit 1; }

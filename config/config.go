@@ -7,6 +7,8 @@ package config
 
 import (
 	"cmp"
+	"crypto/ed25519"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"reflect"
@@ -25,20 +27,24 @@ import (
 // To add a variable, add a field: its name gives the variable's (MaxRecoveries, BOBBIN_MAX_RECOVERIES), default and desc go
 // into the tables, and min and max, oneof, or accepts with a case in checkText say what is accepted.
 type Config struct {
-	RedisURL        string        `split_words:"true" default:"redis://127.0.0.1:6379/0" accepts:"redis://, rediss:// or unix:// URL" desc:"Redis to work on"`
-	Prefix          string        `split_words:"true" default:"bobbin" accepts:"name of printable ASCII without spaces or any of {}:*?[]" desc:"first part of every key"`
-	Queue           string        `split_words:"true" default:"default" accepts:"name of printable ASCII without spaces or any of {}:*?[]" desc:"queue to work on"`
-	Concurrency     int           `split_words:"true" default:"4" min:"1" max:"100000" desc:"executions at the same time"`
-	Timeout         time.Duration `split_words:"true" default:"300s" min:"1ms" max:"8760h" desc:"after this long an execution that sets no timeout is cancelled"`
-	CancelGrace     time.Duration `split_words:"true" default:"10s" min:"1ms" max:"1h" desc:"after this long a cancelled execution that still runs is stuck"`
-	ShutdownTimeout time.Duration `split_words:"true" default:"25s" min:"1ms" max:"24h" desc:"after this long a worker that shuts down releases what still runs"`
-	StuckLimit      int           `split_words:"true" default:"1" min:"1" max:"100000" desc:"this many stuck executions make the worker drain and ask to be replaced"`
-	Lease           time.Duration `split_words:"true" default:"10s" min:"300ms" max:"1h" desc:"after this much silence a worker's executions are given to others"`
-	MaxRecoveries   int           `split_words:"true" default:"3" min:"0" max:"1000" desc:"how often an execution is taken over from a dead worker before it is lost"`
-	ContextMaxBytes Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest context; larger ones are rejected"`
-	ResultMaxBytes  Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest result; executions with larger ones fail"`
-	LogLevel        string        `split_words:"true" default:"info" oneof:"debug, info, warn, error" desc:"least severe lines that are logged"`
-	LogFormat       string        `split_words:"true" default:"text" oneof:"text, json" desc:"text for people, json for machines"`
+	RedisURL              string        `split_words:"true" default:"redis://127.0.0.1:6379/0" accepts:"redis://, rediss:// or unix:// URL" desc:"Redis to work on"`
+	Prefix                string        `split_words:"true" default:"bobbin" accepts:"name of printable ASCII without spaces or any of {}:*?[]" desc:"first part of every key"`
+	Queue                 string        `split_words:"true" default:"default" accepts:"name of printable ASCII without spaces or any of {}:*?[]" desc:"queue to work on"`
+	Concurrency           int           `split_words:"true" default:"4" min:"1" max:"100000" desc:"executions at the same time"`
+	Timeout               time.Duration `split_words:"true" default:"300s" min:"1ms" max:"8760h" desc:"after this long an execution that sets no timeout is cancelled"`
+	CancelGrace           time.Duration `split_words:"true" default:"10s" min:"1ms" max:"1h" desc:"after this long a cancelled execution that still runs is stuck"`
+	ShutdownTimeout       time.Duration `split_words:"true" default:"25s" min:"1ms" max:"24h" desc:"after this long a worker that shuts down releases what still runs"`
+	StuckLimit            int           `split_words:"true" default:"1" min:"1" max:"100000" desc:"this many stuck executions make the worker drain and ask to be replaced"`
+	Lease                 time.Duration `split_words:"true" default:"10s" min:"300ms" max:"1h" desc:"after this much silence a worker's executions are given to others"`
+	MaxRecoveries         int           `split_words:"true" default:"3" min:"0" max:"1000" desc:"how often an execution is taken over from a dead worker before it is lost"`
+	ContextMaxBytes       Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest context; larger ones are rejected"`
+	ResultMaxBytes        Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest result; executions with larger ones fail"`
+	ResultsMax            int           `split_words:"true" default:"10000000" min:"0" max:"2000000000" desc:"unread results above which workers stop claiming; 0: never"`
+	ResultsRetention      time.Duration `split_words:"true" default:"168h" min:"0s" max:"87600h" desc:"results that every consumer group has acknowledged are trimmed when they are this old, and without groups any; 0s: never"`
+	LogLevel              string        `split_words:"true" default:"info" oneof:"debug, info, warn, error" desc:"least severe lines that are logged"`
+	LogFormat             string        `split_words:"true" default:"text" oneof:"text, json" desc:"text for people, json for machines"`
+	ControlPublicKey      string        `split_words:"true" accepts:"public key as bobbin keygen prints it" desc:"obey only commands signed with its private half; empty: obey all"`
+	ControlPrivateKeyFile string        `split_words:"true" accepts:"path of the file that bobbin keygen wrote" desc:"the bobbin command signs with this key; workers do not need it"`
 
 	// Unknown lists variables that begin like ours and are none of them: most likely misspelt.
 	Unknown []string `ignored:"true"`
@@ -182,14 +188,19 @@ func (v *Variable) checkText(text string) error {
 	}
 	switch v.field.Name {
 	case "RedisURL":
-		if strings.Contains(text, "#") { // go-redis would take the password before it for a port, and localhost for the host
-			return fmt.Errorf("a # in a password is written %%23")
+		// go-redis takes both of these, and connects to localhost.
+		if strings.Contains(text, "#") || !strings.Contains(text, "://") {
+			return fmt.Errorf("not a URL with a host; a # in a password is written %%23")
 		}
 		_, err := redis.ParseURL(text)
 		return err
 	case "Prefix", "Queue":
 		if text == "" || len(text) > 100 || strings.ContainsFunc(text, notInName) {
 			return fmt.Errorf("not a name")
+		}
+	case "ControlPublicKey":
+		if raw, err := base64.StdEncoding.DecodeString(text); text != "" && (err != nil || len(raw) != ed25519.PublicKeySize) {
+			return fmt.Errorf("not a public key")
 		}
 	}
 	return nil

@@ -31,6 +31,7 @@ func TestDefaults(t *testing.T) {
 		RedisURL: "redis://127.0.0.1:6379/0", Prefix: "bobbin", Queue: "default", Concurrency: 4, Timeout: 300 * time.Second,
 		CancelGrace: 10 * time.Second, ShutdownTimeout: 25 * time.Second, StuckLimit: 1, Lease: 10 * time.Second,
 		MaxRecoveries: 3, ContextMaxBytes: 1 << 20, ResultMaxBytes: 1 << 20, LogLevel: "info", LogFormat: "text",
+		ResultsMax: 10_000_000, ResultsRetention: 168 * time.Hour,
 	}, c)
 }
 
@@ -56,6 +57,7 @@ func TestNamesEveryWrongVariableAtOnce(t *testing.T) {
 		"BOBBIN_TIMEOUT": "300", "BOBBIN_CANCEL_GRACE": "-1s", "BOBBIN_SHUTDOWN_TIMEOUT": "soon", "BOBBIN_STUCK_LIMIT": "0",
 		"BOBBIN_LEASE": "1ms", "BOBBIN_MAX_RECOVERIES": "-1", "BOBBIN_CONTEXT_MAX_BYTES": "1 potato",
 		"BOBBIN_RESULT_MAX_BYTES": "9999GiB", "BOBBIN_LOG_LEVEL": "loud", "BOBBIN_LOG_FORMAT": "xml",
+		"BOBBIN_CONTROL_PUBLIC_KEY": "c2hvcnQ=", "BOBBIN_RESULTS_MAX": "-1", "BOBBIN_RESULTS_RETENTION": "1d",
 	}
 	for name, value := range wrong {
 		t.Setenv(name, value)
@@ -64,7 +66,7 @@ func TestNamesEveryWrongVariableAtOnce(t *testing.T) {
 	var failure *config.Error
 	require.ErrorAs(t, err, &failure)
 	require.Len(t, failure.Problems, len(wrong))
-	require.Len(t, config.Table(), len(wrong), "every variable is wrong here")
+	require.Len(t, config.Table(), len(wrong)+1, "every variable is wrong here but the path of a file")
 	for name, value := range wrong {
 		require.Contains(t, err.Error(), name+`="`+value+`": expected `)
 	}
@@ -143,7 +145,7 @@ func TestRedactURLKeepsWhatHelps(t *testing.T) {
 
 // Whatever stands before the last @ of a URL with a user may be a password.
 func FuzzRedactURL(f *testing.F) {
-	for _, password := range []string{"hunter2", "a/b", "a#b", "a?b", "a%zzb", "a@b", "a://b", " ", "["} {
+	for _, password := range []string{"hunter2", "a/b", "a#b", "a?b", "a%zzb", "a@b", "a://b", "://", " ", "["} {
 		f.Add(password)
 	}
 	f.Fuzz(func(t *testing.T, password string) {

@@ -19,7 +19,8 @@ type heart struct {
 	registered   bool
 	lastBeat     time.Time // when the last heartbeat that succeeded was sent, on the monotonic clock
 	steadySince  time.Time // since when heartbeats have come without a gap: only a steady worker judges others
-	predecessors []string  // incarnations of this process that were fenced and may still hold claims
+	results      *backpressure
+	predecessors []string // incarnations of this process that were fenced and may still hold claims
 }
 
 // Run beats every third of the lease until ctx ends, more often while Redis does not answer.
@@ -27,7 +28,7 @@ func (h *heart) Run(ctx context.Context) error {
 	interval := h.w.opts.Lease / 3
 	for ctx.Err() == nil {
 		pause := interval
-		if err := h.beat(ctx); err != nil {
+		if err := h.beat(ctx); err != nil && ctx.Err() == nil {
 			h.w.health.failed("heartbeat", err)
 			pause = min(interval, time.Second)
 		} else {
@@ -63,10 +64,11 @@ func (h *heart) beat(ctx context.Context) error {
 		h.steadySince = time.Time{}
 		return err
 	}
+	h.w.clock.Store(&moment{pulse.NowMS, time.Now()})
 	h.steady(sent)
 	h.lastBeat = sent
 	h.obey(ctx, pulse)
-	return h.bury(ctx)
+	return errors.Join(h.bury(ctx), h.results.check(ctx), h.results.trim(ctx))
 }
 
 func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
@@ -156,15 +158,18 @@ func (h *heart) obey(ctx context.Context, pulse *queue.Pulse) {
 // figures are the live fields of the registration.
 func (w *Worker) figures() map[string]string {
 	f := w.pool.Figures()
-	paused := "0"
-	if w.paused.Load() {
-		paused = "1"
-	}
 	return map[string]string{
-		"state": string(w.State()), "paused": paused, "running": strconv.Itoa(f.Busy), "stuck": strconv.Itoa(f.Stuck),
+		"state": string(w.State()), "paused": flag(w.paused.Load()), "backpressure": flag(w.choked.Load()), "running": strconv.Itoa(f.Busy), "stuck": strconv.Itoa(f.Stuck),
 		"processed": strconv.FormatInt(w.processed.Load(), 10), "failed": strconv.FormatInt(w.failed.Load(), 10),
 		"rss_bytes": strconv.FormatInt(residentBytes(), 10),
 	}
+}
+
+func flag(on bool) string {
+	if on {
+		return "1"
+	}
+	return "0"
 }
 
 // reap takes back what silent incarnations hold, one list at a time, beside the heartbeat so that a long scan cannot delay it.

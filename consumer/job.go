@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/pool"
 	"github.com/bobbin-run/bobbin/queue"
@@ -44,7 +45,7 @@ func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execut
 	if refused := w.readContext(j); refused != nil {
 		return execution.Rejected, refused
 	}
-	if c.Cancel != "" {
+	if c.Cancel != "" && w.cancelHolds(c) {
 		return execution.Cancelled, &execution.Error{Type: execution.TypeCancelled, Message: "cancelled before it ran"}
 	}
 	if limit := max(w.opts.MaxRecoveries, 0); c.Recoveries > limit {
@@ -58,6 +59,22 @@ func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execut
 	}
 	j.runner = w.runner
 	return "", nil
+}
+
+// cancelHolds says whether a cancel request that was stored for an execution is in order.
+func (w *Worker) cancelHolds(c *queue.Claimed) bool {
+	if w.opts.ControlKey == nil {
+		return true
+	}
+	command, err := control.Parse([]byte(c.Cancel))
+	if err == nil {
+		err = w.verify(command)
+	}
+	if err != nil || command.Verb != control.Cancel || command.ExecutionID != c.ID {
+		w.log.Warn("a stored cancel request is refused", "execution_id", printableID(c.ID), "error", err)
+		return false
+	}
+	return true
 }
 
 func (w *Worker) readContext(j *job) *execution.Error {

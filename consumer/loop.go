@@ -142,8 +142,15 @@ func (b *brain) hear(n note) {
 	if !n.stored() && !c.Targets(b.w.Incarnation()) {
 		return
 	}
-	if n.cancels != "" {
-		c.ExecutionID = n.cancels
+	if n.cancels != "" && n.cancels != c.ExecutionID {
+		b.refusals.add(fmt.Errorf("%w: a cancel of %.60q stored for %.60q", control.ErrMalformed, c.ExecutionID, n.cancels))
+		return
+	}
+	if err := b.w.verify(c); err != nil && !b.answered.knows(c.RequestID) {
+		b.refusals.add(err)
+		b.answer(c, control.Refused, err.Error())
+		b.forget(n)
+		return
 	}
 	if !b.answered.add(c.RequestID) {
 		b.w.log.Info("command received", "command", c.Verb, "request_id", c.RequestID, "stored", n.stored())
@@ -153,6 +160,15 @@ func (b *brain) hear(n note) {
 		b.cancel(c.ExecutionID)
 	}
 	b.forget(n)
+}
+
+// verify checks a command's signature, where the worker was given a key. A command that was obeyed before needs to be fresh
+// no more.
+func (w *Worker) verify(c control.Command) error {
+	if w.opts.ControlKey == nil {
+		return nil
+	}
+	return c.Verify(w.opts.ControlKey, w.queue.Keys.Control, w.redisNow())
 }
 
 // obey does what a command asks for and says what became of it.
@@ -261,6 +277,8 @@ type recent struct {
 	ring [256]string
 	next int
 }
+
+func (r *recent) knows(id string) bool { return id != "" && r.seen[id] }
 
 // add remembers the ID and says whether it was known. The empty ID never is.
 func (r *recent) add(id string) bool {

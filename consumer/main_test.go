@@ -34,6 +34,7 @@ type fleet struct {
 	read    string // the place in results up to which results were read
 	results map[string][]*execution.Result
 	unique  string // differs between all tests and servers
+	real    bool   // not miniredis
 }
 
 // setup returns a fleet without workers. Its options are quick to lose patience.
@@ -46,7 +47,7 @@ func setup(t *testing.T, server *redistest.Server, mux *runner.Mux) *fleet {
 		mux = runner.NewMux()
 	}
 	return &fleet{
-		t: t, queue: q, raw: server.Client(), unique: server.Prefix, read: "0", results: map[string][]*execution.Result{},
+		t: t, queue: q, raw: server.Client(), unique: server.Prefix, real: server.Real, read: "0", results: map[string][]*execution.Result{},
 		options: consumer.Options{
 			RedisURL: server.URL(), Prefix: server.Prefix, Runner: mux, Log: testLog(t),
 			CancelGrace: 100 * time.Millisecond, ShutdownTimeout: 2 * time.Second, Lease: 2 * time.Second,

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"time"
@@ -27,6 +28,14 @@ type Options struct {
 	MaxRecoveries   int           // 3: how often an execution is taken over from a dead worker; below 0: never
 	ContextMaxBytes int64         // 1 MiB
 	ResultMaxBytes  int64         // 1 MiB
+
+	// ResultsMax stops claiming while more results are unread; 0: never. ResultsRetention trims results that every consumer
+	// group has acknowledged, or that no group asks for, when they are older; 0: never.
+	ResultsMax       int64
+	ResultsRetention time.Duration
+
+	// ControlKey, when set, makes the worker obey only commands that are signed with its other half and fresh.
+	ControlKey ed25519.PublicKey
 
 	Version string       // shown in the registration
 	Runners []string     // names shown in the registration

@@ -22,6 +22,8 @@ type event struct {
 	ExecutionID string          `json:"execution_id,omitempty"`
 	Workflow    string          `json:"workflow,omitempty"`
 	Incarnation string          `json:"incarnation,omitempty"` // the dead worker, for execution.recovered
+	Unread      int64           `json:"unread,omitempty"`      // results, for queue.backpressure
+	Choked      bool            `json:"choked,omitempty"`      // claiming stopped, for queue.backpressure
 }
 
 func stateChanged(from, to execution.State, because execution.Event) event {

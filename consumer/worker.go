@@ -40,6 +40,20 @@ const (
 	flushTimeout = 5 * time.Second // at least this long for the last results, whatever the shutdown timeout
 )
 
+// moment is what Redis's clock showed at a moment of ours.
+type moment struct {
+	redisMS int64
+	at      time.Time
+}
+
+// redisNow estimates Redis's clock.
+func (w *Worker) redisNow() int64 {
+	if m := w.clock.Load(); m != nil {
+		return m.redisMS + time.Since(m.at).Milliseconds()
+	}
+	return time.Now().UnixMilli()
+}
+
 // Modules is where runners for scripts read the source of workflows. *queue.Queue is one.
 type Modules interface {
 	// Snapshot returns every module, path → source, as of one version at least as new as the given one.
@@ -73,7 +87,9 @@ type Worker struct {
 	incarnation atomic.Pointer[string] // written by the heart
 	state       atomic.Value           // execution.State; written by the loop
 	paused      atomic.Bool            // written by the loop
-	registered  atomic.Bool            // written by the heart
+	clock       atomic.Pointer[moment] // Redis's clock as last heard; written by the heart
+	registered  atomic.Bool            // written by the heart, like the next
+	choked      atomic.Bool            // too many results are unread
 	processed   atomic.Int64           // written by the committer, like the next
 	failed      atomic.Int64
 }
@@ -126,7 +142,7 @@ func (w *Worker) State() execution.State { return w.state.Load().(execution.Stat
 func (w *Worker) Run(ctx context.Context) (int, error) {
 	defer func() { _ = w.queue.Close() }()
 	defer w.waker.Close()
-	heart := &heart{w: w}
+	heart := &heart{w: w, results: &backpressure{w: w}}
 	if err := w.start(ctx, heart); err != nil {
 		return execution.ExitFailure, err
 	}
@@ -248,7 +264,7 @@ func (w *Worker) Ready() bool {
 
 // mayClaim says whether the fetcher may claim, apart from room in the pool.
 func (w *Worker) mayClaim() bool {
-	return w.accepting() && w.registered.Load() && !w.committer.full()
+	return w.accepting() && w.registered.Load() && !w.choked.Load() && !w.committer.full()
 }
 
 // accepting says whether operators want the worker to take on executions.

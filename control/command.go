@@ -61,6 +61,8 @@ type Command struct {
 	Worker      string // an incarnation, a glob, or Everyone
 	ExecutionID string // for Cancel
 	RequestID   string // names the receipts; empty: nobody waits for any
+	IssuedMS    int64  // when it was signed, Unix ms on Redis's clock; 0: not signed
+	Signature   string // base64 of an Ed25519 signature; empty: not signed
 }
 
 type commandJSON struct {
@@ -69,6 +71,8 @@ type commandJSON struct {
 	Worker      string `json:"worker,omitempty"`
 	ExecutionID string `json:"execution_id,omitempty"`
 	RequestID   string `json:"request_id,omitempty"`
+	IssuedMS    int64  `json:"issued_at_ms,omitempty"`
+	Signature   string `json:"signature,omitempty"`
 }
 
 // Parse reads a control message: plain words ("drain", "drain host-*", "cancel 7f3a") or JSON. On an error the command
@@ -109,7 +113,10 @@ func parseJSON(message []byte) (Command, error) {
 		_ = json.Unmarshal(message, &partial) // best effort: the refusal is answered where it can be
 		return Command{RequestID: answerable(partial.RequestID)}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	c := Command{Verb: doc.Command, Worker: doc.Worker, ExecutionID: doc.ExecutionID, RequestID: answerable(doc.RequestID)}
+	c := Command{
+		Verb: doc.Command, Worker: doc.Worker, ExecutionID: doc.ExecutionID, RequestID: answerable(doc.RequestID),
+		IssuedMS: doc.IssuedMS, Signature: doc.Signature,
+	}
 	if decoder.More() {
 		return c, fmt.Errorf("%w: more than one JSON value", ErrMalformed)
 	}
@@ -155,7 +162,7 @@ func (c Command) checked() (Command, error) {
 
 // Encode writes the command as a JSON message.
 func (c Command) Encode() []byte {
-	message, _ := json.Marshal(commandJSON{version, c.Verb, c.Worker, c.ExecutionID, c.RequestID}) // strings and an int: cannot fail
+	message, _ := json.Marshal(commandJSON{version, c.Verb, c.Worker, c.ExecutionID, c.RequestID, c.IssuedMS, c.Signature}) // cannot fail
 	return message
 }
 

@@ -10,7 +10,7 @@ type Keys struct {
 	Attempts, Recoveries                 string
 	Results, Late, Dead                  string
 	Scheduled, Cancels, Intents          string
-	Workers, Reaper                      string
+	Workers, Reaper, Janitor             string
 	Modules, ModulesVersion              string
 	Quarantine                           string
 	Control, Events                      string
@@ -25,7 +25,7 @@ func NewKeys(prefix, queue string) Keys {
 		Attempts: base + "attempts", Recoveries: base + "recoveries",
 		Results: base + "results", Late: base + "late", Dead: base + "dead",
 		Scheduled: base + "scheduled", Cancels: base + "cancels", Intents: base + "intents",
-		Workers: base + "workers", Reaper: base + "reaper",
+		Workers: base + "workers", Reaper: base + "reaper", Janitor: base + "janitor",
 		Modules: base + "modules", ModulesVersion: base + "modules:version",
 		Quarantine: base + "quarantine",
 		Control:    base + "control", Events: base + "events",

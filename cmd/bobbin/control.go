@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/bobbin-run/bobbin/config"
 	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/queue"
@@ -75,6 +78,10 @@ func targetOf(verb control.Verb, args []string, all bool) (string, error) {
 // their answers.
 func (a *app) command(ctx context.Context, q *queue.Queue, c control.Command, timeout time.Duration) error {
 	c.RequestID = uuid.NewString()
+	c, err := sign(ctx, q, c)
+	if err != nil {
+		return err
+	}
 	if _, err := control.Parse(c.Encode()); err != nil {
 		return usageError("%v", err)
 	}
@@ -98,6 +105,53 @@ func (a *app) command(ctx context.Context, q *queue.Queue, c control.Command, ti
 		return err
 	}
 	return a.awaitReceipts(ctx, q, c, awaited, timeout)
+}
+
+// sign signs a command, where the environment names a key.
+func sign(ctx context.Context, q *queue.Queue, c control.Command) (control.Command, error) {
+	cfg, err := config.Load()
+	if err != nil || cfg.ControlPrivateKeyFile == "" {
+		return c, err
+	}
+	file, err := os.ReadFile(cfg.ControlPrivateKeyFile)
+	if err != nil {
+		return c, usageError("BOBBIN_CONTROL_PRIVATE_KEY_FILE: %v", err)
+	}
+	key, err := control.ParsePrivateKey(file)
+	if err != nil {
+		return c, usageError("BOBBIN_CONTROL_PRIVATE_KEY_FILE=%q: %v", cfg.ControlPrivateKeyFile, err)
+	}
+	depths, err := q.Depths(ctx)
+	if err != nil {
+		return c, err
+	}
+	return c.Sign(key, q.Keys.Control, depths.NowMS), nil
+}
+
+// keygenCommand makes the keys of signed control.
+func (a *app) keygenCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "keygen FILE", Short: "Make a key pair for signed commands", Args: exactly("FILE"),
+		Long: "Writes a new private key to FILE, which must not exist, and prints the public key. Give workers the public key as\n" +
+			"BOBBIN_CONTROL_PUBLIC_KEY and operators the file as BOBBIN_CONTROL_PRIVATE_KEY_FILE.",
+		RunE: func(_ *cobra.Command, args []string) error {
+			private, public, err := control.GenerateKey()
+			if err != nil {
+				return err
+			}
+			file, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+			if err != nil {
+				return err
+			}
+			_, err = file.Write(private)
+			if err = errors.Join(err, file.Close()); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.stdout, public)
+			fmt.Fprintf(a.stderr, "the private key is in %s; give workers the line above as BOBBIN_CONTROL_PUBLIC_KEY\n", args[0])
+			return nil
+		},
+	}
 }
 
 // awaitReceipts prints each answer as it comes and names those who did not answer.
@@ -171,7 +225,10 @@ func (a *app) cancelCommand() *cobra.Command {
 }
 
 func (a *app) cancel(ctx context.Context, q *queue.Queue, id execution.ID, timeout time.Duration) error {
-	c := control.Command{Verb: control.Cancel, Worker: control.Everyone, ExecutionID: string(id), RequestID: uuid.NewString()}
+	c, err := sign(ctx, q, control.Command{Verb: control.Cancel, Worker: control.Everyone, ExecutionID: string(id), RequestID: uuid.NewString()})
+	if err != nil {
+		return err
+	}
 	result, err := cancelledResult(ctx, q, id)
 	if err != nil {
 		return err

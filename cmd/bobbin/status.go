@@ -22,6 +22,7 @@ type workerStatus struct {
 	Worker         string `json:"worker"`
 	State          string `json:"state"`
 	Paused         bool   `json:"paused"`
+	Backpressure   bool   `json:"backpressure"` // it claims nothing because too many results are unread
 	Concurrency    int64  `json:"concurrency"`
 	Running        int64  `json:"running"`
 	Stuck          int64  `json:"stuck"`
@@ -86,7 +87,8 @@ func describeWorker(w queue.Worker, now int64) workerStatus {
 	}
 	age := max(now-w.HeartbeatMS, 0)
 	return workerStatus{
-		Worker: w.Incarnation, State: w.Fields["state"], Paused: w.Fields["paused"] == "1", Concurrency: number("concurrency"),
+		Worker: w.Incarnation, State: w.Fields["state"], Paused: w.Fields["paused"] == "1",
+		Backpressure: w.Fields["backpressure"] == "1", Concurrency: number("concurrency"),
 		Running: number("running"), Stuck: number("stuck"), Processed: number("processed"), Failed: number("failed"),
 		RSSBytes: number("rss_bytes"), Version: w.Fields["version"], HeartbeatAgeMS: age,
 		Silent: w.HeartbeatMS <= 0 || age > max(number("lease_ms"), 1),
@@ -116,6 +118,8 @@ func (w *workerStatus) condition() string {
 		return "SILENT"
 	case w.Paused && w.State == string(execution.Active):
 		return "ACTIVE (paused)"
+	case w.Backpressure && w.State == string(execution.Active):
+		return "ACTIVE (results unread)"
 	default:
 		return w.State
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/bobbin-run/bobbin/config"
 	"github.com/bobbin-run/bobbin/consumer"
+	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/internal/logging"
 	"github.com/bobbin-run/bobbin/runner"
 	"github.com/bobbin-run/bobbin/runner/script"
@@ -28,10 +29,14 @@ func (a *app) workerCommand() *cobra.Command {
 			}
 			log := logging.New(a.stderr, cfg.LogFormat, cfg.LogLevel, isTerminal(a.stderr))
 			for _, unknown := range cfg.Unknown {
-				log.Warn("unknown variable in the environment", "variable", unknown)
+				log.Warn("unknown variable in the environment", "variable", unknown, "closest", config.Closest(unknown))
 			}
 			log.Debug("configuration", "config", cfg)
-			w, err := consumer.New(workerOptions(cfg, log))
+			options, err := workerOptions(cfg, log)
+			if err != nil {
+				return err
+			}
+			w, err := consumer.New(options)
 			if err != nil {
 				return err
 			}
@@ -48,15 +53,22 @@ func (a *app) workerCommand() *cobra.Command {
 }
 
 // workerOptions is where the environment meets the library.
-func workerOptions(cfg *config.Config, log *slog.Logger) consumer.Options {
-	return consumer.Options{
+func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, error) {
+	options := consumer.Options{
 		RedisURL: cfg.RedisURL, Prefix: cfg.Prefix, Queue: cfg.Queue,
 		Runner: runner.NewMux(), ScriptRunners: scriptRunners(), Runners: []string{"starlark"},
 		Concurrency: cfg.Concurrency, Timeout: cfg.Timeout, CancelGrace: cfg.CancelGrace,
 		ShutdownTimeout: cfg.ShutdownTimeout, StuckLimit: cfg.StuckLimit, Lease: cfg.Lease, MaxRecoveries: recoveries(cfg),
 		ContextMaxBytes: int64(cfg.ContextMaxBytes), ResultMaxBytes: int64(cfg.ResultMaxBytes),
+		ResultsMax: int64(cfg.ResultsMax), ResultsRetention: cfg.ResultsRetention,
 		Version: version, Log: log,
 	}
+	if cfg.ControlPublicKey == "" {
+		return options, nil
+	}
+	key, err := control.ParsePublicKey(cfg.ControlPublicKey)
+	options.ControlKey = key
+	return options, err
 }
 
 // recoveries spells "none" the way the library does, where 0 means the default.
