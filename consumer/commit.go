@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/internal/failpoint"
 	"github.com/bobbin-run/bobbin/queue"
 )
 
@@ -183,10 +184,12 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 	for i := range items {
 		batch[i] = items[i].commit()
 	}
+	failpoint.Hit("before-commit")
 	outcomes, err := c.w.queue.Commit(ctx, batch)
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("after-commit")
 	for i, outcome := range outcomes {
 		if outcome == queue.CommitDone || (outcome == queue.CommitGone && repeated) {
 			c.w.count(items[i].result.Status)
@@ -221,15 +224,19 @@ func (c *committer) release(ctx context.Context, items []item, _ bool) error {
 	for i := range items {
 		batch[i] = items[i].held()
 	}
+	failpoint.Hit("before-release")
 	_, err := c.w.queue.Release(ctx, batch)
+	failpoint.Hit("after-release")
 	return err
 }
 
 func (c *committer) again(ctx context.Context, items []item, _ bool) error {
 	for i := range items {
+		failpoint.Hit("before-retry")
 		if err := c.w.queue.Retry(ctx, items[i].held(), items[i].pause); err != nil {
 			return err
 		}
+		failpoint.Hit("after-retry")
 		attrs := append(items[i].job.attrs(), slog.Duration("pause", items[i].pause), slog.String("error", items[i].err.Message))
 		c.w.log.Info("execution failed and will be tried again", attrs...)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/internal/failpoint"
 	"github.com/bobbin-run/bobbin/pool"
 	"github.com/bobbin-run/bobbin/queue"
 )
@@ -92,6 +93,7 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, claim
 	if f.uncertain {
 		reply, err = f.w.queue.Reconcile(ctx, c, f.w.ledger.knows)
 	} else {
+		failpoint.Hit("before-claim")
 		reply, err = f.w.queue.Claim(ctx, c)
 	}
 	switch {
@@ -103,6 +105,9 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, claim
 		nothing := errors.Is(err, queue.ErrRefused) || errors.Is(err, queue.ErrStaleClaim)
 		f.uncertain = f.uncertain || !nothing
 		return 0, 0, err
+	}
+	if len(reply.Claimed) > 0 {
+		failpoint.Hit("after-claim")
 	}
 	reconciled := f.uncertain
 	f.uncertain = false
@@ -124,6 +129,9 @@ func (f *fetcher) block(ctx context.Context, due time.Duration) {
 		f.w.health.failed("wake", err)
 		backoff(ctx, 0)
 		return
+	}
+	if woken {
+		failpoint.Hit("after-wake")
 	}
 	if woken && (ctx.Err() != nil || !f.w.mayClaim()) {
 		f.handBack()
@@ -160,6 +168,7 @@ func (w *Worker) accept(incarnation string, reply *queue.ClaimReply) {
 			w.committer.add(item{job: j, kind: commit, result: w.result(j, status, refused)})
 			continue
 		}
+		failpoint.Hit("before-submit")
 		timeout := j.context.Timeout
 		if timeout == 0 {
 			timeout = w.opts.Timeout

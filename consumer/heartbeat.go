@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bobbin-run/bobbin/control"
+	"github.com/bobbin-run/bobbin/internal/failpoint"
 	"github.com/bobbin-run/bobbin/pool"
 	"github.com/bobbin-run/bobbin/queue"
 )
@@ -64,6 +65,7 @@ func (h *heart) beat(ctx context.Context) error {
 		h.steadySince = time.Time{}
 		return err
 	}
+	failpoint.Hit("after-heartbeat")
 	h.w.clock.Store(&moment{pulse.NowMS, time.Now()})
 	h.steady(sent)
 	h.lastBeat = sent
@@ -74,6 +76,7 @@ func (h *heart) beat(ctx context.Context) error {
 func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(h.w.opts.Lease/3, ioTimeout))
 	defer cancel()
+	failpoint.Hit("before-heartbeat")
 	sent := time.Now()
 	pulse, err := h.w.queue.Heartbeat(ctx, queue.Beat{
 		Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease, Figures: h.w.figures(),
@@ -103,6 +106,7 @@ func (h *heart) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("after-register")
 	h.registered, h.lastBeat, h.steadySince = true, sent, sent
 	h.w.registered.Store(true)
 	poke(h.w.regate)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/internal/failpoint"
 	"github.com/bobbin-run/bobbin/pool"
 	"github.com/bobbin-run/bobbin/queue"
 	"github.com/bobbin-run/bobbin/runner"
@@ -31,6 +32,8 @@ func (j *job) Run(ctx context.Context) (json.RawMessage, error) {
 	if until, ok := ctx.Deadline(); ok {
 		j.call.Deadline = until
 	}
+	failpoint.Hit("before-run")
+	defer failpoint.Hit("after-run")
 	return j.runner.Run(ctx, &j.call)
 }
 

@@ -26,6 +26,7 @@ import (
 
 	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/internal/failpoint"
 	"github.com/bobbin-run/bobbin/pool"
 	"github.com/bobbin-run/bobbin/queue"
 	"github.com/bobbin-run/bobbin/runner"
@@ -247,6 +248,7 @@ func (w *Worker) flush(committing *part) {
 func (w *Worker) leave(h *heart) {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
+	failpoint.Hit("before-unregister")
 	w.registered.Store(false)
 	w.tellNow(ctx, event{Type: "worker.offline"})
 	for _, incarnation := range append(h.predecessors, w.Incarnation()) {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/bobbin-run/bobbin/internal/failpoint"
 )
 
 // Registration is what a worker says of itself. Fields are in docs/protocol.md.
@@ -110,6 +112,7 @@ func (q *Queue) Reap(ctx context.Context, incarnation string, lease time.Duratio
 	if err != nil || number(raw) == 0 {
 		return &Reaped{Alive: err == nil}, err
 	}
+	failpoint.Hit("reap-fenced")
 	reaped := &Reaped{}
 	count := 0
 	if counted {
@@ -121,12 +124,14 @@ func (q *Queue) Reap(ctx context.Context, incarnation string, lease time.Duratio
 			args = append(args, pairs[i])
 		}
 		raw, err := q.run(ctx, "reap", reapScript, []string{k.Workers, k.Claims, k.Pending, k.Attempts, k.Recoveries}, args...)
+		failpoint.Hit("reap-moved")
 		reaped.Moved = append(reaped.Moved, texts(raw)...)
 		return err
 	})
 	if err != nil {
 		return reaped, err
 	}
+	failpoint.Hit("reap-before-unregister")
 	return reaped, q.Unregister(ctx, incarnation)
 }
 

@@ -56,7 +56,7 @@ func (a *app) workerCommand() *cobra.Command {
 func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, error) {
 	options := consumer.Options{
 		RedisURL: cfg.RedisURL, Prefix: cfg.Prefix, Queue: cfg.Queue,
-		Runner: runner.NewMux(), ScriptRunners: scriptRunners(), Runners: []string{"starlark"},
+		Runner: builtinHandlers(), ScriptRunners: scriptRunners(), Runners: []string{"starlark"},
 		Concurrency: cfg.Concurrency, Timeout: cfg.Timeout, CancelGrace: cfg.CancelGrace,
 		ShutdownTimeout: cfg.ShutdownTimeout, StuckLimit: cfg.StuckLimit, Lease: cfg.Lease, MaxRecoveries: recoveries(cfg),
 		ContextMaxBytes: int64(cfg.ContextMaxBytes), ResultMaxBytes: int64(cfg.ResultMaxBytes),
