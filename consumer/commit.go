@@ -27,6 +27,7 @@ const (
 	commit  kind = iota // write its result
 	release             // give it back
 	again               // give it back for a later attempt
+	drop                // the ID was pushed again after its execution had ended: forget the claim
 	late                // the claim is resolved already; keep what came after
 )
 
@@ -152,7 +153,7 @@ func (c *committer) write(ctx context.Context, batch []item) bool {
 }
 
 // parts is a batch by what is to be done; each part is cleared once it is done.
-type parts [4][]item
+type parts [5][]item
 
 func split(batch []item) *parts {
 	p := &parts{}
@@ -166,7 +167,7 @@ func (c *committer) once(ctx context.Context, p *parts, repeated bool) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
 	for kind, do := range map[kind]func(context.Context, []item, bool) error{
-		commit: c.commit, release: c.release, again: c.again, late: c.late,
+		commit: c.commit, release: c.release, again: c.again, drop: c.drop, late: c.late,
 	} {
 		if len(p[kind]) == 0 {
 			continue
@@ -228,6 +229,14 @@ func (c *committer) release(ctx context.Context, items []item, _ bool) error {
 	_, err := c.w.queue.Release(ctx, batch)
 	failpoint.Hit("after-release")
 	return err
+}
+
+func (c *committer) drop(ctx context.Context, items []item, _ bool) error {
+	batch := make([]queue.Held, len(items))
+	for i := range items {
+		batch[i] = items[i].held()
+	}
+	return c.w.queue.Drop(ctx, batch)
 }
 
 func (c *committer) again(ctx context.Context, items []item, _ bool) error {

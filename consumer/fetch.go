@@ -111,7 +111,7 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, claim
 	}
 	reconciled := f.uncertain
 	f.uncertain = false
-	f.w.accept(incarnation, reply)
+	f.w.accept(ctx, incarnation, reply)
 	if reconciled {
 		return 0, max(len(reply.Claimed), 1), nil // claim before blocking: it is not known that nothing is pending
 	}
@@ -148,13 +148,14 @@ func (f *fetcher) handBack() {
 }
 
 // accept makes jobs of what was claimed: those that can run go to the pool, the others to their results.
-func (w *Worker) accept(incarnation string, reply *queue.ClaimReply) {
+func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.ClaimReply) {
 	now := time.Now()
 	jobs := make([]*job, len(reply.Claimed))
 	for i := range reply.Claimed {
 		jobs[i] = &job{claimed: reply.Claimed[i], incarnation: incarnation, since: now}
 	}
 	w.ledger.add(jobs)
+	ended := w.endedBefore(ctx, jobs)
 	// A fence must see either none of these in the pool, or all of them.
 	w.fencing.RLock()
 	defer w.fencing.RUnlock()
@@ -162,6 +163,11 @@ func (w *Worker) accept(incarnation string, reply *queue.ClaimReply) {
 	for _, j := range jobs {
 		if unwanted {
 			w.committer.add(item{job: j, kind: release})
+			continue
+		}
+		if j.claimed.Missing && ended[j.claimed.ID] {
+			w.log.Info("dropped an ID that was pushed again after its execution had ended", j.attrs()...)
+			w.committer.add(item{job: j, kind: drop})
 			continue
 		}
 		if status, refused := w.admit(j, reply.ModulesVersion); refused != nil {
@@ -175,6 +181,26 @@ func (w *Worker) accept(incarnation string, reply *queue.ClaimReply) {
 		}
 		w.pool.Submit(pool.Task{ID: j.claimed.ID, Timeout: timeout, Job: j})
 	}
+}
+
+// endedBefore finds, among claimed IDs that have no context, those that have a result: a second push of an execution must not
+// get a second result. It costs a look at the newest results, only when a context is missing; should that fail, the IDs are
+// answered as any that lack a context.
+func (w *Worker) endedBefore(ctx context.Context, jobs []*job) map[string]bool {
+	missing := map[string]bool{}
+	for _, j := range jobs {
+		if j.claimed.Missing {
+			missing[j.claimed.ID] = true
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	ended, err := w.queue.RecentlyEnded(ctx, missing)
+	if err != nil {
+		w.log.Warn("cannot tell whether IDs without a context were pushed twice", "error", err)
+	}
+	return ended
 }
 
 // ended is called by the pool when a task ended.

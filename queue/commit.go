@@ -104,6 +104,32 @@ func (q *Queue) Release(ctx context.Context, batch []Held) (int, error) {
 	return int(number(raw)), err
 }
 
+// Drop forgets claims of IDs whose execution had ended before they were pushed again. One that has a context keeps its claim.
+// It is safe to repeat.
+func (q *Queue) Drop(ctx context.Context, batch []Held) error {
+	args := make([]any, 0, 2*len(batch))
+	for _, held := range batch {
+		args = append(args, held.ID, held.Token)
+	}
+	_, err := q.run(ctx, "drop", dropScript, []string{q.Keys.Claims, q.Keys.Executions}, args...)
+	return err
+}
+
+// recentResults is how far back RecentlyEnded looks.
+const recentResults = 2000
+
+// RecentlyEnded returns which of the IDs are among the newest results: an ID without a context that is, was pushed twice.
+func (q *Queue) RecentlyEnded(ctx context.Context, ids map[string]bool) (map[string]bool, error) {
+	latest, err := q.LatestResults(ctx, recentResults)
+	ended := map[string]bool{}
+	for _, e := range latest {
+		if ids[e.Result.ID] {
+			ended[e.Result.ID] = true
+		}
+	}
+	return ended, err
+}
+
 // Retry gives a claim back to run again after pause, and spends an attempt. It is safe to repeat.
 func (q *Queue) Retry(ctx context.Context, held Held, pause time.Duration) error {
 	keys := []string{q.Keys.Claims, q.Keys.Scheduled, q.Keys.Attempts}

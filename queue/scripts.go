@@ -30,6 +30,7 @@ var (
 	commitScript      = load("commit")
 	retryScript       = load("retry")
 	releaseScript     = load("release")
+	dropScript        = load("drop")
 	registerScript    = load("register")
 	heartbeatScript   = load("heartbeat")
 	fenceScript       = load("fence")

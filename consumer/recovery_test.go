@@ -1,0 +1,278 @@
+package consumer_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bobbin-run/bobbin/control"
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/internal/redistest"
+	"github.com/bobbin-run/bobbin/queue"
+	"github.com/bobbin-run/bobbin/runner"
+)
+
+// behindProxy is a fleet whose workers reach Redis through a proxy that can lose what networks lose.
+func behindProxy(t *testing.T, mux *runner.Mux) (*fleet, *redistest.Proxy) {
+	t.Helper()
+	server := redistest.Shared(t)
+	proxy := redistest.NewProxy(t, server.Addr)
+	for verb, sha := range queue.Scripts() {
+		proxy.Label(sha, verb)
+	}
+	f := setup(t, server, mux)
+	f.options.RedisURL = proxy.URL()
+	return f, proxy
+}
+
+// Nobody but the worker that made the lost claim can find it here: the lease is an hour.
+func TestLostClaimReplyIsRunByTheSameWorker(t *testing.T) {
+	t.Parallel()
+	f, proxy := behindProxy(t, handlers())
+	f.options.Lease = time.Hour
+	lost := proxy.DropReply("claim", 1)
+	f.submit("x", `{"workflow":"add","params":{"A":1,"B":2}}`)
+	w := f.start()
+	r := f.result("x")
+	require.True(t, lost.Fired())
+	require.Equal(t, w.Incarnation(), r.Worker)
+	require.Equal(t, 1, r.Attempt)
+}
+
+// A reply that never comes, on a connection that stays open: the same.
+func TestSwallowedClaimReplyIsRunByTheSameWorker(t *testing.T) {
+	t.Parallel()
+	f, proxy := behindProxy(t, handlers())
+	f.options.Lease = time.Hour
+	proxy.SwallowReply("claim", 1)
+	f.submit("x", `{"workflow":"add","params":{"A":1,"B":2}}`)
+	w := f.start()
+	require.Equal(t, w.Incarnation(), f.result("x").Worker)
+}
+
+func TestLostRepliesOfEveryVerb(t *testing.T) {
+	t.Parallel()
+	for _, verb := range []string{"commit", "register", "heartbeat", "release", "retry", "fence", "unregister", "BLMOVE"} {
+		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
+			mux := handlers()
+			mux.Handle("twice", runner.Func(func(_ context.Context, call *runner.Call) (json.RawMessage, error) {
+				if call.Attempt == 1 {
+					return nil, fmt.Errorf("the first time")
+				}
+				return nil, nil
+			}))
+			f, proxy := behindProxy(t, mux)
+			proxy.DropReply(verb, 1)
+			w := f.start()
+			f.submit("once", `{"workflow":"add","params":{"A":1,"B":2}}`)
+			f.submit("twice", `{"workflow":"twice","retry":{"max_attempts":2,"initial_backoff_seconds":0.01}}`)
+			require.Equal(t, execution.Succeeded, f.result("once").Status)
+			require.Equal(t, execution.Succeeded, f.result("twice").Status)
+			f.submit("interrupted", `{"workflow":"wait"}`)
+			f.until("it is claimed", func() bool { return f.size(f.queue.Keys.Claims) == 1 })
+			w.stop()
+			require.Equal(t, execution.ExitDone, w.exits())
+			f.until("it is released", func() bool {
+				n, err := f.raw.LLen(context.Background(), f.queue.Keys.Pending).Result()
+				return err == nil && n == 1
+			})
+			f.readAll()
+			require.Len(t, f.results, 2)
+			require.Zero(t, f.size(f.queue.Keys.Claims))
+			late, err := f.raw.XLen(context.Background(), f.queue.Keys.Late).Result()
+			require.NoError(t, err)
+			require.Zero(t, late, "a commit whose reply was lost is not late")
+		})
+	}
+}
+
+// Another worker declared this one dead while it ran: what it runs is cancelled, what it still writes goes to late, and it
+// works on under a new name.
+func TestFencedWorkerWorksOnAsANewIncarnation(t *testing.T) {
+	onStage(t, func(t *testing.T, f *fleet, s *stage) {
+		f.options.CancelGrace = patience
+		w := f.start()
+		before := w.Incarnation()
+		f.submit("deaf", `{"workflow":"deaf"}`)
+		s.awaitBegun(t)
+		_, err := f.queue.Reap(context.Background(), before, time.Hour, true, true)
+		require.NoError(t, err)
+		f.until("a new incarnation", func() bool { return w.Incarnation() != before })
+		require.Equal(t, "deaf", s.awaitBegun(t), "it is run again, under the new name")
+		close(s.open)
+		r := f.result("deaf")
+		require.Equal(t, w.Incarnation(), r.Worker)
+		require.Equal(t, 2, r.Attempt)
+		f.until("the late outcome", func() bool {
+			late, err := f.raw.XRange(context.Background(), f.queue.Keys.Late, "-", "+").Result()
+			return err == nil && len(late) == 1 && late[0].Values["worker"] == before && late[0].Values["late_because"] == "claim lost"
+		})
+		f.readAll()
+		require.Len(t, f.results["deaf"], 1)
+	})
+}
+
+func TestFenceCancelsWithTheCauseLeaseLost(t *testing.T) {
+	causes := make(chan error, 10)
+	mux := func() *runner.Mux {
+		m := runner.NewMux()
+		m.Handle("listen", runner.Func(func(ctx context.Context, call *runner.Call) (json.RawMessage, error) {
+			if call.Attempt > 1 {
+				return nil, nil
+			}
+			<-ctx.Done()
+			causes <- context.Cause(ctx)
+			return nil, ctx.Err()
+		}))
+		return m
+	}
+	each(t, mux, func(t *testing.T, f *fleet) {
+		w := f.start()
+		f.submit("x", `{"workflow":"listen"}`)
+		f.until("it is claimed", func() bool { return f.size(f.queue.Keys.Claims) == 1 })
+		_, err := f.queue.Reap(context.Background(), w.Incarnation(), time.Hour, true, true)
+		require.NoError(t, err)
+		require.ErrorContains(t, <-causes, "lease lost")
+		require.Equal(t, execution.Succeeded, f.result("x").Status)
+	})
+}
+
+// An outage makes everybody silent. Nobody is declared dead for it: no execution is charged a recovery.
+func TestNoMassReapingAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	server := redistest.Real(t)
+	s := newStage()
+	f := setup(t, server, s.mux())
+	f.options.Lease = 600 * time.Millisecond
+	for range 3 {
+		f.start()
+	}
+	for i := range 6 {
+		f.submit(fmt.Sprint("e", i), `{"workflow":"hold"}`)
+	}
+	for range 6 {
+		s.awaitBegun(t)
+	}
+	server.Pause()
+	outage := time.NewTimer(3 * f.options.Lease)
+	<-outage.C
+	server.Resume()
+	close(s.open)
+	for i := range 6 {
+		r := f.result(fmt.Sprint("e", i))
+		require.Equal(t, execution.Succeeded, r.Status)
+		require.Equal(t, 1, r.Attempt, "nobody was declared dead")
+	}
+	f.until("everything is gone", func() bool { return f.size(f.queue.Keys.Claims) == 0 })
+	f.requireNothingLeft()
+}
+
+// A silent worker's executions go to another after the lease, and each is charged a recovery.
+func TestSilentWorkerIsReaped(t *testing.T) {
+	each(t, handlers, func(t *testing.T, f *fleet) {
+		ctx := context.Background()
+		f.options.Lease = 500 * time.Millisecond
+		require.NoError(t, f.queue.Register(ctx, queue.Registration{Incarnation: "gone-1-x", Lease: f.options.Lease}))
+		f.submit("x", `{"workflow":"add","params":{"A":1,"B":2}}`)
+		claimed, err := f.queue.Claim(ctx, queue.Claim{Incarnation: "gone-1-x", Seq: 1, Want: 1, MaxContextBytes: 1000})
+		require.NoError(t, err)
+		require.Len(t, claimed.Claimed, 1)
+		f.start()
+		require.Equal(t, 2, f.result("x").Attempt)
+		f.until("it is forgotten", func() bool { return f.raw.ZScore(ctx, f.queue.Keys.Workers, "gone-1-x").Err() != nil })
+		f.until("claims are gone", func() bool { return f.size(f.queue.Keys.Claims) == 0 })
+		f.requireNothingLeft()
+	})
+}
+
+func TestLostAfterMaxRecoveries(t *testing.T) {
+	each(t, handlers, func(t *testing.T, f *fleet) {
+		ctx, k := context.Background(), f.queue.Keys
+		for id, recoveries := range map[string]int{"again": 3, "lost": 4} {
+			require.NoError(t, f.raw.HSet(ctx, k.Attempts, id, recoveries).Err())
+			require.NoError(t, f.raw.HSet(ctx, k.Recoveries, id, recoveries).Err())
+			f.submit(id, `{"workflow":"add","params":{"A":1,"B":2},"meta":{"k":1}}`)
+		}
+		f.start()
+		require.Equal(t, execution.Succeeded, f.result("again").Status)
+		r := f.result("lost")
+		require.Equal(t, execution.Lost, r.Status)
+		require.Equal(t, "WorkerLost", r.Err.Type)
+		require.Equal(t, "add", r.Workflow)
+		f.until("claims are gone", func() bool { return f.size(k.Claims) == 0 })
+		f.requireNothingLeft()
+	})
+}
+
+// While results cannot be written, finished ones wait, within bounds, and nothing more is claimed; then all are written once.
+func TestBufferedResultsAreBoundedAndWritten(t *testing.T) {
+	each(t, handlers, func(t *testing.T, f *fleet) {
+		const n = 12_000
+		ctx, k := context.Background(), f.queue.Keys
+		f.options.Lease = time.Minute
+		require.NoError(t, f.raw.Set(ctx, k.Results, "in the way", 0).Err())
+		w := f.start()
+		for i := 0; i < n; i += 1000 {
+			batch := make([]queue.Submission, 1000)
+			for j := range batch {
+				batch[j] = queue.Submission{ID: execution.ID(fmt.Sprint("e", i+j)), Context: []byte(`{"workflow":"add","params":{"A":1,"B":2}}`)}
+			}
+			require.NoError(t, f.queue.Submit(ctx, batch...))
+		}
+		f.until("the buffer is full", func() bool { return f.size(k.Claims) >= 4096 })
+		f.until("the worker is unready", func() bool { return !w.Ready() })
+		require.LessOrEqual(t, f.size(k.Claims), int64(4096+1024+4), "the buffer, and what was claimed ahead when it filled")
+		require.NoError(t, f.raw.Del(ctx, k.Results).Err())
+		f.until("every result", func() bool { f.readAll(); return len(f.results) == n })
+		f.until("claims are gone", func() bool { return f.size(k.Claims) == 0 })
+		f.requireNothingLeft()
+		f.until("the worker is ready", w.Ready)
+	})
+}
+
+func TestDuplicatePushesGetOneResult(t *testing.T) {
+	each(t, handlers, func(t *testing.T, f *fleet) {
+		ctx, k := context.Background(), f.queue.Keys
+		f.start()
+		f.submit("x", `{"workflow":"add","params":{"A":1,"B":2}}`)
+		require.NoError(t, f.raw.LPush(ctx, k.Pending, "x", "x", "x").Err())
+		f.result("x")
+		require.NoError(t, f.raw.LPush(ctx, k.Pending, "x").Err())
+		f.submit("after", `{"workflow":"add","params":{"A":1,"B":2}}`)
+		f.result("after")
+		f.until("all is gone", func() bool {
+			return f.size(k.Claims) == 0 && f.raw.LLen(ctx, k.Pending).Val() == 0
+		})
+		f.readAll() // fails on a second result
+		f.requireNothingLeft()
+	})
+}
+
+// A flood of garbage is counted and logged a few times, and the worker goes on answering.
+func TestControlFlood(t *testing.T) {
+	each(t, handlers, func(t *testing.T, f *fleet) {
+		w := f.start()
+		ctx := context.Background()
+		garbage := []string{"", "explode", "{", `{"v":1,"command":"drain","worker":"nobody"}`, strings.Repeat("x", 5000), "\x00\xff\r\n", "drain two words"}
+		for range 20 {
+			pipe := f.raw.Pipeline()
+			for i := range 1000 {
+				pipe.Publish(ctx, f.queue.Keys.Control, garbage[i%len(garbage)])
+			}
+			_, err := pipe.Exec(ctx)
+			require.NoError(t, err)
+		}
+		f.until("an answer", func() bool { // the doorbell may be lost to the flood; an operator rings again
+			f.publish(`{"v":1,"command":"ping","request_id":"after"}`)
+			return f.raw.LLen(ctx, f.queue.Keys.Receipts("after")).Val() > 0
+		})
+		require.Equal(t, control.Accepted, f.receipt("after").Outcome)
+		require.Equal(t, execution.Active, w.State())
+	})
+}
