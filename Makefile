@@ -6,7 +6,7 @@ GOLANGCI_WANT := 2.15.0
 REDIS         := $(or $(BOBBIN_TEST_REDIS_SERVER),$(shell command -v redis-server))
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: help build test lint fuzz soak
+.PHONY: help build test lint fuzz soak mutations
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -45,3 +45,6 @@ fuzz: ## run every fuzz target for a while: FUZZTIME=10s
 
 soak: ## chaos for DURATION=30m: prints totals; BOBBIN_CHAOS_SEED=n replays a schedule
 	BOBBIN_SOAK=$(or $(DURATION),30m) $(GO) test -v -count=1 -timeout 24h -run TestStorm ./internal/chaos
+
+mutations: ## take out one mitigation at a time and show that a test fails for each
+	$(GO) run ./internal/mutations $(ONLY)

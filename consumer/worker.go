@@ -154,7 +154,7 @@ func (w *Worker) Run(ctx context.Context) (int, error) {
 	living.run(heart.Run)
 	living.run(w.reap)
 	living.run(w.mail)
-	living.run((&control.Listener{Queue: w.queue, Log: w.log, Handle: func(ctx context.Context, message []byte) {
+	living.run((&control.Listener{Queue: w.queue, Log: w.log, Interval: w.opts.ControlInterval, Handle: func(ctx context.Context, message []byte) {
 		w.deliver(ctx, note{message: message})
 	}}).Run)
 	fetching.run(func(ctx context.Context) error {

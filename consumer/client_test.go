@@ -1,0 +1,69 @@
+package consumer_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bobbin-run/bobbin/control"
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/queue"
+)
+
+// go-redis would run a claim whose reply was lost a second time and forget what the first one took.
+func TestRetriesOfTheClientAreOff(t *testing.T) {
+	t.Parallel()
+	f, proxy := behindProxy(t, nil)
+	q, err := queue.Open(queue.Options{URL: proxy.URL(), Prefix: f.unique})
+	require.NoError(t, err)
+	defer func() { _ = q.Close() }()
+	ctx := context.Background()
+	require.NoError(t, q.Register(ctx, queue.Registration{Incarnation: "h-1-x", Lease: time.Hour}))
+	f.submit("a", "{}")
+	f.submit("b", "{}")
+	c := queue.Claim{Incarnation: "h-1-x", Seq: 1, Want: 1, MaxContextBytes: 100}
+	_, err = q.Claim(ctx, queue.Claim{Incarnation: "h-1-x", Seq: 0, Want: 0, MaxContextBytes: 100}) // the script is known
+	require.NoError(t, err)
+	lost := proxy.DropReply("claim", 1)
+	_, err = q.Claim(ctx, c)
+	require.Error(t, err)
+	require.True(t, lost.Fired())
+	require.EqualValues(t, 1, f.size(f.queue.Keys.Claims), "it ran once")
+}
+
+// A subscription that the network silently swallowed is noticed and renewed; the doorbell rings again.
+func TestDeafSubscriptionIsRenewed(t *testing.T) {
+	t.Parallel()
+	f, proxy := behindProxy(t, nil)
+	f.options.Lease = time.Hour // its heartbeat would not notice, nor bring an intent
+	f.options.ControlInterval = 50 * time.Millisecond
+	w := f.start()
+	proxy.BlackHole(true)
+	proxy.BlackHole(false) // connections that lost bytes stay silent for good
+	f.until("the doorbell is heard", func() bool {
+		f.publish(`{"v":1,"command":"pause","request_id":"p"}`)
+		return f.raw.LLen(context.Background(), f.queue.Keys.Receipts("p")).Val() > 0
+	})
+	require.Equal(t, control.Accepted, f.receipt("p").Outcome)
+	require.Equal(t, execution.Active, w.State())
+}
+
+// What a claim brings that was on its way when a drain began is released, not run.
+func TestClaimOnItsWayWhenADrainBegins(t *testing.T) {
+	t.Parallel()
+	s := newStage()
+	f, proxy := behindProxy(t, s.mux())
+	f.options.Lease = time.Hour
+	w := f.start()
+	proxy.Delay(300 * time.Millisecond)
+	f.submit("x", `{"workflow":"hold"}`)
+	f.until("it is claimed", func() bool { return f.size(f.queue.Keys.Claims) == 1 })
+	w.stop() // the reply to the claim is still on its way
+	require.Equal(t, execution.ExitDone, w.exits())
+	require.Empty(t, s.begun)
+	pending, err := f.raw.LRange(context.Background(), f.queue.Keys.Pending, 0, -1).Result()
+	require.NoError(t, err)
+	require.Equal(t, []string{"x"}, pending)
+}

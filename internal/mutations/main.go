@@ -1,0 +1,194 @@
+// Command mutations takes out one mitigation at a time, in a copy of the tree, and shows that the suite notices. A mutation
+// that survives means that a test is missing; then it exits 1. Run it from the module's root: make mutations.
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// mutation replaces one piece of one file and names the tests that must fail for it.
+type mutation struct {
+	what         string
+	file         string
+	before, with string
+	tests        string // package, then -run pattern
+}
+
+var mutations = []mutation{
+	{
+		"token check in commit", "queue/lua/commit.lua",
+		"if holder == ARGV[i + 1] then", "if holder then", "./queue TestModel",
+	},
+	{
+		"a commit without any claim writes nothing", "queue/lua/commit.lua",
+		"if holder == ARGV[i + 1] then", "if true then", "./queue TestModel",
+	},
+	{
+		"order of writes in commit", "queue/lua/commit.lua",
+		"    redis.call('XADD', KEYS[1], '*', unpack(ARGV, first, first + count - 1))\n    redis.call('HDEL', KEYS[2], id)\n",
+		"    redis.call('HDEL', KEYS[2], id)\n    redis.call('XADD', KEYS[1], '*', unpack(ARGV, first, first + count - 1))\n",
+		"./consumer TestBufferedResultsAreBoundedAndWritten",
+	},
+	{
+		"registration check in claim", "queue/lua/claim.lua",
+		"if not score or tonumber(score) <= 0 then", "if false then", "./queue TestModel",
+	},
+	{
+		"reconciliation after a lost reply", "consumer/fetch.go",
+		"f.uncertain = f.uncertain || !nothing", "_ = nothing", "./consumer LostClaimReply",
+	},
+	{
+		"a claim that was overtaken is void", "queue/lua/claim.lua",
+		"if fence and seq <= tonumber(fence) then", "if false then", "./queue TestModel",
+	},
+	{
+		"the wait before reaping", "consumer/heartbeat.go",
+		"MayReap: !h.steadySince.IsZero() && time.Since(h.steadySince) > h.w.opts.Lease,", "MayReap: true,",
+		"./consumer TestNoMassReapingAfterAnOutage",
+	},
+	{
+		"claim before the ID leaves the list", "queue/lua/claim.lua",
+		"if redis.call('HSETNX', KEYS[3], id, incarnation .. ':' .. seq .. ':' .. (spent + 1)) == 1 then", "if true then",
+		"./queue TestModel",
+	},
+	{
+		"token check in release", "queue/lua/release.lua",
+		"if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then", "if true then", "./queue TestModel",
+	},
+	{
+		"a fenced worker cancels what it runs", "consumer/heartbeat.go",
+		"cancelled := h.w.pool.Cancel(pool.ErrLeaseLost,", "cancelled := h.w.pool.Cancel(pool.ErrLeaseLost, func(pool.Task) bool { return false }); _ = fmt.Sprint(pool.ErrLeaseLost,",
+		"./consumer TestFenceCancelsWithTheCauseLeaseLost",
+	},
+	{
+		"full buffer stops claiming", "consumer/worker.go",
+		"!w.choked.Load() && !w.committer.full()", "!w.choked.Load()", "./consumer TestBufferedResultsAreBoundedAndWritten",
+	},
+	{
+		"a drain gives back what was claimed meanwhile", "consumer/fetch.go",
+		"|| !w.accepting() //", "//", "./consumer TestClaimOnItsWayWhenADrainBegins",
+	},
+	{
+		"a repeated commit is not late", "consumer/commit.go",
+		"(outcome == queue.CommitGone && repeated)", "false", "./consumer TestLostRepliesOfEveryVerb/commit",
+	},
+	{
+		"go-redis does not retry", "queue/queue.go",
+		"o.MaxRetries = -1 ", "o.MaxRetries = 3 ", "./consumer TestRetriesOfTheClientAreOff",
+	},
+	{
+		"a deaf subscription is noticed", "control/listener.go",
+		"if silent++; silent > 1 {", "if silent++; silent > 1<<30 {", "./consumer TestDeafSubscriptionIsRenewed",
+	},
+	{
+		"intents are obeyed through the heartbeat", "consumer/heartbeat.go",
+		`if pulse.Intent != "" {`, "if false {", "./consumer TestIntentsAreObeyedWithoutADoorbell",
+	},
+	{
+		"stuck outcome only once", "pool/handle.go",
+		"case was == running:\n\t\tp.opts.Done(outcome)", "case was == running || was == stuck:\n\t\tp.opts.Done(outcome)", "./pool TestStuckAfterGrace",
+	},
+}
+
+func main() {
+	only := regexp.MustCompile(strings.Join(os.Args[1:], " "))
+	survived := 0
+	for _, m := range mutations {
+		if !only.MatchString(m.what) {
+			continue
+		}
+		caught, said := m.try()
+		if !caught {
+			survived++
+			fmt.Printf("SURVIVED  %-50s %s\n%s\n", m.what, m.tests, said)
+			continue
+		}
+		fmt.Printf("caught    %-50s by %s\n", m.what, said)
+	}
+	if survived > 0 {
+		fmt.Printf("%d mutations survived\n", survived)
+		os.Exit(1)
+	}
+}
+
+// try applies the mutation to a copy of the tree and runs its tests. It returns the tests that failed.
+func (m mutation) try() (caught bool, said string) {
+	dir, err := os.MkdirTemp("", "bobbin-mutation-")
+	if err != nil {
+		return false, err.Error()
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := copyTree(dir); err != nil {
+		return false, err.Error()
+	}
+	path := filepath.Join(dir, m.file)
+	source, err := os.ReadFile(path)
+	if err != nil {
+		return false, err.Error()
+	}
+	if n := bytes.Count(source, []byte(m.before)); n != 1 {
+		return false, fmt.Sprintf("the piece to take out is %d times in %s, expected once", n, m.file)
+	}
+	if err := os.WriteFile(path, bytes.Replace(source, []byte(m.before), []byte(m.with), 1), 0o600); err != nil {
+		return false, err.Error()
+	}
+	pkg, run, _ := strings.Cut(m.tests, " ")
+	if out, err := command(dir, "build", "./..."); err != nil {
+		return false, "does not build: " + out
+	}
+	out, err := command(dir, "test", "-count=1", "-timeout", "3m", "-run", run, pkg)
+	if err == nil {
+		return false, "the tests pass without it"
+	}
+	return true, failedTests(out)
+}
+
+func command(dir string, args ...string) (string, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+var failure = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
+
+func failedTests(out string) string {
+	seen, names := map[string]bool{}, []string{}
+	for _, match := range failure.FindAllStringSubmatch(out, -1) {
+		if name := match[1]; !seen[name] && !strings.Contains(name, "/") {
+			seen[name], names = true, append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return "a crash or time-out"
+	}
+	return strings.Join(names, ", ")
+}
+
+// copyTree copies the working tree, without what is hidden or built.
+func copyTree(to string) error {
+	return filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || path == "." {
+			return err
+		}
+		if entry.IsDir() && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "bin") {
+			return fs.SkipDir
+		}
+		target := filepath.Join(to, path)
+		if entry.IsDir() {
+			return os.MkdirAll(target, 0o750)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(target, data, 0o600)
+	})
+}

@@ -1,0 +1,10 @@
+package queue_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/bobbin-run/bobbin/internal/redistest"
+)
+
+func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
