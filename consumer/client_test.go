@@ -41,7 +41,11 @@ func TestDeafSubscriptionIsRenewed(t *testing.T) {
 	f.options.ControlInterval = 50 * time.Millisecond
 	w := f.start()
 	proxy.BlackHole(true)
-	proxy.BlackHole(false) // connections that lost bytes stay silent for good
+	f.publish("lost on the way")
+	f.publish("and this")
+	lost := time.NewTimer(300 * time.Millisecond) // the publications are on their way, and a ping
+	<-lost.C
+	proxy.BlackHole(false) // a connection that lost bytes stays silent for good
 	f.until("the doorbell is heard", func() bool {
 		f.publish(`{"v":1,"command":"pause","request_id":"p"}`)
 		return f.raw.LLen(context.Background(), f.queue.Keys.Receipts("p")).Val() > 0

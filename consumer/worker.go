@@ -203,6 +203,9 @@ func (w *Worker) start(ctx context.Context, h *heart) error {
 	for failures := 0; ; failures++ {
 		err := w.queue.Ping(ctx)
 		if err == nil {
+			err = w.queue.LoadScripts(ctx)
+		}
+		if err == nil {
 			err = w.reapPredecessors(ctx)
 		}
 		if err == nil {
