@@ -130,6 +130,7 @@ func (f *fetcher) block(ctx context.Context, due time.Duration) {
 		backoff(ctx, 0)
 		return
 	}
+	f.w.health.recovered("wake")
 	if woken {
 		failpoint.Hit("after-wake")
 	}

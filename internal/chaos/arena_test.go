@@ -209,12 +209,6 @@ func sleeps(ms int) func(int) string {
 	return func(int) string { return fmt.Sprintf(`{"workflow":"chaos","params":{"sleep_ms":%d}}`, ms) }
 }
 
-func (a *arena) accepted() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.seen.Accepted)
-}
-
 // settle waits until everything that waits, is claimed or scheduled has ended.
 func (a *arena) settle() {
 	a.t.Helper()
