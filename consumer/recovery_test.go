@@ -297,3 +297,14 @@ func TestControlFlood(t *testing.T) {
 		require.Equal(t, execution.Active, w.State())
 	})
 }
+
+// A context of a hundred megabytes costs one rejected result: it is never read.
+func TestHugeContextIsNeverRead(t *testing.T) {
+	each(t, handlers, func(t *testing.T, f *fleet) {
+		f.start()
+		f.submit("huge", strings.Repeat("x", 100<<20))
+		r := f.result("huge")
+		require.Equal(t, execution.Rejected, r.Status)
+		require.Equal(t, "context is 104857600 bytes, expected at most 1048576", r.Err.Message)
+	})
+}

@@ -373,3 +373,52 @@ func TestDevPublishesChanges(t *testing.T) {
 	dev.signal(syscall.SIGINT)
 	require.Zero(t, dev.exits())
 }
+
+// Killed with kill -9, its executions go on as soon as a worker starts on this machine: its process is provably gone, and the
+// lease, an hour here, need not be waited for.
+func TestRestartAfterKillGoesOnAtOnce(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, server *redistest.Server) {
+		s := setup(t, server).with("BOBBIN_LEASE=1h")
+		s.ok("modules", "push", workflows(t, testModules))
+		first := s.worker()
+		s.ok("submit", "sleep.star", "--params", `{"seconds":4}`, "--id", "nap")
+		require.Eventually(t, func() bool { return strings.Contains(s.ok("status"), "1 in flight") }, patience, pollEvery)
+		first.signal(syscall.SIGKILL)
+		first.exits()
+		s.worker()
+		require.Eventually(t, func() bool { return strings.Contains(s.ok("results"), "succeeded  nap") }, patience, pollEvery)
+		require.EqualValues(t, 2, results(t, s.ok("results", "--json"))[0]["attempt"])
+		require.Equal(t, 1, strings.Count(s.ok("status"), "ACTIVE"), "the dead one is forgotten")
+	})
+}
+
+// The same with another worker beside it: that one takes over when the lease is over.
+func TestKilledWorkersExecutionsRunElsewhere(t *testing.T) {
+	t.Parallel()
+	s := setup(t, redistest.Shared(t))
+	s.ok("modules", "push", workflows(t, testModules))
+	first := s.worker()
+	s.ok("submit", "sleep.star", "--params", `{"seconds":4}`, "--id", "nap")
+	require.Eventually(t, func() bool { return strings.Contains(s.ok("status"), "1 in flight") }, patience, pollEvery)
+	second := s.worker()
+	first.signal(syscall.SIGKILL)
+	first.exits()
+	second.says("recovered the executions of a dead worker")
+	require.Eventually(t, func() bool { return strings.Contains(s.ok("results"), "succeeded  nap") }, patience, pollEvery)
+}
+
+func TestSignedControlThroughTheBinary(t *testing.T) {
+	t.Parallel()
+	s := setup(t, redistest.Mini(t))
+	file := t.TempDir() + "/key.pem"
+	public := strings.TrimSpace(s.ok("keygen", file))
+	require.Equal(t, execution.ExitFailure, s.do("", "keygen", file).code, "a key is never overwritten")
+	w := s.worker("BOBBIN_CONTROL_PUBLIC_KEY=" + public)
+	r := s.do("", "drain", "--all")
+	require.Equal(t, execution.ExitFailure, r.code)
+	require.Contains(t, r.out, "refused")
+	require.Contains(t, r.out, "not signed")
+	require.Contains(t, s.with("BOBBIN_CONTROL_PRIVATE_KEY_FILE="+file).ok("drain", "--all"), "drain accepted")
+	require.Zero(t, w.exits())
+}
