@@ -8,6 +8,7 @@ import (
 	"math"
 	"regexp"
 	"sort"
+	"strings"
 	"time"
 )
 
@@ -49,7 +50,8 @@ type Retry struct {
 // Backoff returns the pause before the attempt that follows the given number of spent ones: InitialBackoff doubled for
 // each one after the first, at most MaxBackoff.
 func (r *Retry) Backoff(spent int) time.Duration {
-	pause := float64(r.InitialBackoff) * math.Pow(2, float64(max(spent-1, 0)))
+	doublings := min(max(spent-1, 0), 62) // enough for any limit; without an end, none of 0 would be NaN
+	pause := math.Ldexp(float64(r.InitialBackoff), doublings)
 	return time.Duration(min(pause, float64(r.MaxBackoff)))
 }
 
@@ -60,8 +62,12 @@ var (
 
 // fieldError builds the one sentence for a field that does not fit.
 func fieldError(field, expected string, got json.RawMessage) error {
-	return fmt.Errorf("%w: field %q: expected %s, got %s", ErrInvalidContext, field, expected, clip(string(got), 60))
+	return fmt.Errorf("%w: field %q: expected %s, got %s", ErrInvalidContext, field, expected, quote(got))
 }
+
+// quote returns a short piece of what was given. It is valid UTF-8 whatever was given, because it ends up in a result, and
+// clients that decode results as text fail on the whole batch otherwise.
+func quote(raw []byte) string { return strings.ToValidUTF8(clip(string(raw), 60), "\uFFFD") }
 
 // ParseContext decodes a context document strictly: unknown fields (names are case-sensitive), wrong types and values out
 // of range are errors that name the field, the value and what was expected. The returned Context keeps pieces of data.
@@ -95,7 +101,7 @@ func documentError(data []byte, err error) error {
 	if errors.As(err, &syntax) {
 		return fmt.Errorf("%w: not JSON: %w at byte %d", ErrInvalidContext, err, syntax.Offset)
 	}
-	return fmt.Errorf("%w: expected a JSON object, got %s", ErrInvalidContext, clip(string(bytes.TrimSpace(data)), 60))
+	return fmt.Errorf("%w: expected a JSON object, got %s", ErrInvalidContext, quote(bytes.TrimSpace(data)))
 }
 
 // fieldOrder makes which of several errors is reported independent of map order. The common context has one or two
@@ -243,7 +249,7 @@ func seconds(target *time.Duration, field string, least float64, raw json.RawMes
 	if value < least || value > maxSeconds {
 		return fieldError(field, fmt.Sprintf("a number of seconds from %g to %d", least, maxSeconds), raw)
 	}
-	*target = time.Duration(value * float64(time.Second))
+	*target = time.Duration(math.Round(value * float64(time.Second))) // 2.01 is 2.01 s, not a nanosecond less
 	return nil
 }
 

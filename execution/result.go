@@ -59,10 +59,13 @@ func AsError(err error) *Error {
 		return nil
 	}
 	var known *Error
-	if errors.As(err, &known) {
-		return known
+	switch {
+	case !errors.As(err, &known):
+		return &Error{Type: TypeHandlerError, Message: err.Error()}
+	case known == nil: // a nil pointer in a non-nil error: a failure like every other, and not a success
+		return &Error{Type: TypeHandlerError, Message: "the error that was returned is a nil *execution.Error"}
 	}
-	return &Error{Type: TypeHandlerError, Message: err.Error()}
+	return known
 }
 
 // Result is one entry of the results stream.

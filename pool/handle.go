@@ -33,7 +33,8 @@ type handle struct {
 	cause    error     // why
 	deadline *time.Timer
 	grace    *time.Timer
-	routine  int64 // ID of the goroutine that runs it
+	routine  int64         // ID of the goroutine that runs it
+	told     chan struct{} // closed when the outcome of a stuck task was reported
 }
 
 // taskContext is cancelled by the handle but shows the deadline, so that handlers can pass it on to what they call.
@@ -61,8 +62,10 @@ func (p *Pool) loop(ctx context.Context, slot int) {
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-		case h := <-p.tasks:
-			p.run(h, slot, routine, &owned)
+		case <-p.wake:
+			if h, taskCtx := p.next(slot, routine); h != nil { // nil: it was taken back meanwhile
+				p.run(taskCtx, h, &owned)
+			}
 			if owned = owned || p.regain(); !owned {
 				return
 			}
@@ -83,8 +86,7 @@ func (p *Pool) regain() bool {
 }
 
 // run runs one task and reports its outcome. It clears owned when the slot was given up meanwhile.
-func (p *Pool) run(h *handle, slot int, routine int64, owned *bool) {
-	ctx := h.begin(slot, routine)
+func (p *Pool) run(ctx context.Context, h *handle, owned *bool) {
 	var value json.RawMessage
 	var err error = errGoexit
 	defer func() { // deferred, so that runtime.Goexit reports an outcome too
@@ -104,25 +106,39 @@ func call(ctx context.Context, job Job) (value json.RawMessage, err error) {
 			}
 		}
 	}()
-	return job.Run(ctx)
+	value, err = job.Run(ctx)
+	if err != nil {
+		err = execution.AsError(err) // here, because its Error method is the handler's code, and may panic as well
+	}
+	return value, err
 }
 
-func (h *handle) begin(slot int, routine int64) context.Context {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	p := h.pool
+// next takes the longest waiting task and begins it, in one step: at no moment is a task neither waiting, where TakeBack
+// finds it, nor running, where Cancel and Abandon do. It returns nil when none waits.
+func (p *Pool) next(slot int, routine int64) (*handle, context.Context) {
+	ctx, cancel := context.WithCancelCause(context.Background()) // before the mutex is taken, which all slots want
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.queued == 0 {
+		cancel(nil)
+		return nil, nil
+	}
+	h := p.queue[p.first]
+	p.queue[p.first] = nil
+	p.first, p.queued = (p.first+1)%len(p.queue), p.queued-1
 	h.slot, h.routine, h.cancel, h.phase, h.started = slot, routine, cancel, running, time.Now()
 	p.slots[slot], p.lastProgress = h, h.started
 	if h.task.Timeout <= 0 {
-		return ctx
+		return h, ctx
 	}
-	h.deadline = time.AfterFunc(h.task.Timeout, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		h.ask(ErrTimeout)
-	})
-	return taskContext{ctx, h.started.Add(h.task.Timeout)}
+	h.deadline = time.AfterFunc(h.task.Timeout, h.timeout)
+	return h, taskContext{ctx, h.started.Add(h.task.Timeout)}
+}
+
+func (h *handle) timeout() {
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	h.ask(ErrTimeout)
 }
 
 // ask cancels the task and starts the grace. The first cause counts. The pool's mutex is held.
@@ -148,14 +164,17 @@ func (h *handle) giveUp() {
 	h.phase = stuck
 	p.inPool--
 	p.stuck++
+	h.told = make(chan struct{})
 	outcome := &Outcome{Task: h.task, Status: execution.Stuck, Cause: h.cause, Started: h.started, Finished: time.Now()}
 	outcome.Err = &execution.Error{
 		Type:    execution.TypeStuck,
 		Message: fmt.Sprintf("%v, and it has not returned %s after it was cancelled", h.cause, p.opts.CancelGrace),
+		// With the mutex held, so that the goroutine cannot have gone on to another task.
+		Traceback: stackOf(h.routine),
 	}
 	p.mu.Unlock()
-	outcome.Err.Traceback = stackOf(h.routine)
 	p.opts.Done(outcome)
+	close(h.told)
 	p.loops.Done()
 	p.signal()
 }
@@ -186,6 +205,7 @@ func (h *handle) end(value json.RawMessage, err error) bool {
 	case was == running:
 		p.opts.Done(outcome)
 	case was == stuck && p.opts.Late != nil:
+		<-h.told // one that returns in this very moment is late only after it was reported stuck
 		p.opts.Late(outcome)
 	}
 	p.signal()

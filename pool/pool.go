@@ -95,11 +95,14 @@ type Options struct {
 // called by many goroutines at once.
 type Pool struct {
 	opts    Options
-	tasks   chan *handle
+	wake    chan struct{} // at least one message for each waiting task; more after TakeBack
 	changed chan struct{}
 	loops   sync.WaitGroup // goroutines that are not given up
 
 	mu           sync.Mutex // guards what follows and every handle
+	queue        []*handle  // a ring of what waits, in the order of submission
+	first        int        // where the ring begins
+	queued       int        // how many wait
 	slots        []*handle  // what each slot runs; nil: idle
 	inPool       int        // submitted and neither finished, stuck nor taken back
 	stuck        int        // slots given up
@@ -115,7 +118,7 @@ func New(o Options) *Pool {
 	}
 	return &Pool{
 		opts: o, slots: make([]*handle, o.Concurrency), changed: make(chan struct{}, 1),
-		tasks: make(chan *handle, o.Concurrency+MaxAhead),
+		wake: make(chan struct{}, o.Concurrency+MaxAhead), queue: make([]*handle, o.Concurrency+MaxAhead),
 	}
 }
 
@@ -149,15 +152,20 @@ func (p *Pool) signal() {
 func (p *Pool) Submit(task Task) {
 	h := &handle{pool: p, task: task}
 	p.mu.Lock()
+	if p.queued == len(p.queue) {
+		p.mu.Unlock()
+		panic("pool: more tasks were submitted than there was room for")
+	}
 	if p.inPool == 0 {
 		p.lastProgress = time.Now()
 	}
 	p.inPool++
+	p.queue[(p.first+p.queued)%len(p.queue)] = h
+	p.queued++
 	p.mu.Unlock()
 	select {
-	case p.tasks <- h:
-	default:
-		panic("pool: more tasks were submitted than there was room for")
+	case p.wake <- struct{}{}:
+	default: // full: there are more messages than tasks
 	}
 }
 
@@ -199,21 +207,20 @@ func (p *Pool) Waiting() bool {
 
 // TakeBack removes the tasks that have not started, in the order in which they were submitted.
 func (p *Pool) TakeBack() []Task {
-	var back []Task
-	for {
-		select {
-		case h := <-p.tasks:
-			back = append(back, h.task)
-		default:
-			p.mu.Lock()
-			p.inPool -= len(back)
-			p.mu.Unlock()
-			if len(back) > 0 {
-				p.signal()
-			}
-			return back
-		}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.queued == 0 {
+		return nil
 	}
+	back := make([]Task, p.queued)
+	for i := range back {
+		at := (p.first + i) % len(p.queue)
+		back[i], p.queue[at] = p.queue[at].task, nil
+	}
+	p.inPool -= len(back)
+	p.queued = 0
+	p.signal()
+	return back
 }
 
 // Figures are counts of what a pool is doing.
