@@ -148,6 +148,7 @@ func (a *arena) keep(s *slot) {
 		if cmd.ProcessState.ExitCode() == -1 { // killed, also by a failpoint
 			s.died++
 			a.hit(cmd.Process.Pid)
+			a.mourn(cmd.Process.Pid)
 		}
 		s.mu.Unlock()
 		if over {
@@ -160,6 +161,37 @@ func (a *arena) hit(pid int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.seen.Hit[pid]++
+}
+
+func (a *arena) mourn(pid int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen.Deaths[pid] = time.Now()
+}
+
+// lean checks that no worker has grown: file descriptors, threads and memory of each are within what an idle one needs and a
+// little more.
+func (a *arena) lean() {
+	a.t.Helper()
+	for _, s := range a.slots {
+		s.mu.Lock()
+		pid := s.cmd.Process.Pid
+		s.mu.Unlock()
+		descriptors, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			continue // it has just been replaced
+		}
+		require.Less(a.t, len(descriptors), 64, "file descriptors of %d", pid)
+		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		require.NoError(a.t, err)
+		require.Less(a.t, len(threads), 64, "threads of %d", pid)
+		var pages, resident int
+		statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+		require.NoError(a.t, err)
+		_, err = fmt.Sscan(string(statm), &pages, &resident)
+		require.NoError(a.t, err)
+		require.Less(a.t, resident*os.Getpagesize(), 128<<20, "memory of %d", pid)
+	}
 }
 
 // signal sends a signal to the worker of a slot and notes that it was hit.

@@ -10,12 +10,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Run is one time that a handler was seen to start.
 type Run struct {
-	PID   int
-	Ended bool // it was seen to end, or to stop when told
+	PID     int
+	Started time.Time
+	Ended   bool // it was seen to end, or to stop when told
 }
 
 // History is what was seen. Fill it, then ask [History.Check].
@@ -25,6 +27,8 @@ type History struct {
 	Runs     map[string][]Run    // by ID, in order
 	Results  map[string][]string // statuses by ID, as they stand in the stream
 	Hit      map[int]int         // how often each process was killed, stopped, or told to leave
+	Deaths   map[int]time.Time   // when each process that was killed was seen to be dead
+	Bound    time.Duration       // how soon after a death its executions must run again; 0: not asked
 	Outages  int                 // times that every worker was cut off for longer than a lease
 	Left     map[string]int64    // what is left under keys that must be empty
 }
@@ -33,7 +37,7 @@ type History struct {
 func New() *History {
 	return &History{
 		Accepted: map[string]bool{}, Maybe: map[string]bool{}, Runs: map[string][]Run{}, Results: map[string][]string{},
-		Hit: map[int]int{}, Left: map[string]int64{},
+		Hit: map[int]int{}, Deaths: map[int]time.Time{}, Left: map[string]int64{},
 	}
 }
 
@@ -51,7 +55,11 @@ func (h *History) ReadRuns(in io.Reader) error {
 		}
 		id := fields[1]
 		if fields[0] == "start" {
-			h.Runs[id] = append(h.Runs[id], Run{PID: pid})
+			nanoseconds, err := strconv.ParseInt(fields[4], 10, 64)
+			if err != nil {
+				return fmt.Errorf("history: %q: %w", scanner.Text(), err)
+			}
+			h.Runs[id] = append(h.Runs[id], Run{PID: pid, Started: time.Unix(0, nanoseconds)})
 			continue
 		}
 		for i := range slices.Backward(h.Runs[id]) {
@@ -74,11 +82,14 @@ type Report struct {
 	Unrun      []string // succeeded without a run that ended
 	Excess     []string // run more often than faults explain
 	Left       []string // leftovers, by key
+	Slow       []string // run again later after a death than the bound
+
+	LongestRecovery time.Duration // from a death to the next run of what it interrupted
 }
 
 // Failed says whether anything is wrong.
 func (r *Report) Failed() bool {
-	return len(r.Lost)+len(r.Doubled)+len(r.Unknown)+len(r.Unrun)+len(r.Excess)+len(r.Left) > 0
+	return len(r.Lost)+len(r.Doubled)+len(r.Unknown)+len(r.Unrun)+len(r.Excess)+len(r.Left)+len(r.Slow) > 0
 }
 
 // String says it in one line, with a few examples of each kind of failure.
@@ -89,7 +100,7 @@ func (r *Report) String() string {
 		list []string
 	}{
 		{"lost", r.Lost}, {"doubled", r.Doubled}, {"results of unknown", r.Unknown}, {"succeeded without a run", r.Unrun},
-		{"run too often", r.Excess}, {"left behind", r.Left},
+		{"run too often", r.Excess}, {"left behind", r.Left}, {"recovered late", r.Slow},
 	} {
 		if len(kind.list) > 0 {
 			text += fmt.Sprintf("; %s: %s", kind.name, strings.Join(kind.list[:min(len(kind.list), 5)], ", "))
@@ -122,15 +133,33 @@ func (h *History) Check(retries func(id string) int) *Report {
 			r.Excess = append(r.Excess, fmt.Sprintf("%s ran %d times, %d explained", id, len(runs), allowed))
 		}
 	}
+	h.recoveries(r)
 	for key, n := range h.Left {
 		if n != 0 {
 			r.Left = append(r.Left, fmt.Sprintf("%s (%d)", key, n))
 		}
 	}
-	for _, list := range [][]string{r.Lost, r.Doubled, r.Unknown, r.Unrun, r.Excess, r.Left} {
+	for _, list := range [][]string{r.Lost, r.Doubled, r.Unknown, r.Unrun, r.Excess, r.Left, r.Slow} {
 		slices.Sort(list)
 	}
 	return r
+}
+
+// recoveries measures, for each run that a death cut off, when its execution ran again.
+func (h *History) recoveries(r *Report) {
+	for id, runs := range h.Runs {
+		for i, run := range runs[:max(len(runs)-1, 0)] {
+			died, killed := h.Deaths[run.PID]
+			if run.Ended || !killed {
+				continue
+			}
+			took := runs[i+1].Started.Sub(died)
+			r.LongestRecovery = max(r.LongestRecovery, took)
+			if h.Bound > 0 && took > h.Bound {
+				r.Slow = append(r.Slow, fmt.Sprintf("%s after %s, expected %s", id, took, h.Bound))
+			}
+		}
+	}
 }
 
 // allowed is how many runs of an execution are explained: one, one more for each run in a process that was hit, for each

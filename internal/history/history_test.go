@@ -3,6 +3,7 @@ package history_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -38,7 +39,10 @@ func TestCheckerCatchesEachBreach(t *testing.T) {
 			h.Accepted["c"], h.Results["c"] = true, []string{"succeeded"}
 		},
 		"run too often: b ran 2 times, 1 explained": func(h *history.History) { h.Hit = map[int]int{} },
-		"left behind: claims (1)":                   func(h *history.History) { h.Left["claims"] = 1 },
+		"recovered late: b after 4ns, expected 3ns": func(h *history.History) {
+			h.Deaths[7], h.Bound = time.Unix(0, 0), 3
+		},
+		"left behind: claims (1)": func(h *history.History) { h.Left["claims"] = 1 },
 	} {
 		h := good(t)
 		spoil(h)
