@@ -85,13 +85,15 @@ func (b *brain) move(event execution.Event) bool {
 // are still answered meanwhile.
 func (b *brain) exit() {
 	w := b.w
-	deadline := time.NewTimer(w.opts.ShutdownTimeout)
+	// A little of the time is kept for releasing and unregistering.
+	deadline := time.NewTimer(w.opts.ShutdownTimeout - min(w.opts.ShutdownTimeout/10, time.Second))
 	defer deadline.Stop()
 	var again <-chan time.Time // a task may have started while the others were cancelled
 	for cancelled := false; !b.resolved(); {
 		if !cancelled {
 			again = time.After(20 * time.Millisecond)
 			w.pool.CancelAll(pool.ErrShutdown)
+			w.waker.Interrupt() // again: the first may have come before the pop blocked
 			cancelled = b.fetched == nil
 		}
 		select {

@@ -38,7 +38,7 @@ var ErrUnavailable = errors.New("redis is not available")
 const (
 	ioTimeout    = 5 * time.Second // of one exchange with Redis
 	startTimeout = 10 * time.Second
-	flushTimeout = 5 * time.Second // at least this long for the last results, whatever the shutdown timeout
+	flushTimeout = 3 * time.Second // at least this long for the last results, whatever the shutdown timeout
 )
 
 // moment is what Redis's clock showed at a moment of ours.
@@ -145,6 +145,9 @@ func (w *Worker) Run(ctx context.Context) (int, error) {
 	defer w.waker.Close()
 	heart := &heart{w: w, results: &backpressure{w: w}}
 	if err := w.start(ctx, heart); err != nil {
+		if ctx.Err() != nil { // told to leave before it had begun
+			return execution.ExitDone, nil
+		}
 		return execution.ExitFailure, err
 	}
 	base := context.WithoutCancel(ctx)
