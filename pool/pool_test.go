@@ -460,6 +460,7 @@ func BenchmarkDispatch(b *testing.B) {
 		p.Submit(pool.Task{Timeout: time.Minute, Job: returns("1")})
 	}
 	left.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
 	cancel()
 	running.Wait()
 }

@@ -69,7 +69,7 @@ func startLab(ctx context.Context, addr string, concurrency int, log *slog.Logge
 		return nil, err
 	}
 	w, err := consumer.New(consumer.Options{
-		RedisURL: embedded.url(), Runner: runner.NewMux(), ScriptRunners: scriptRunners(), Runners: []string{"starlark"},
+		RedisURL: embedded.url(), Runner: runner.NewMux(), ScriptRunners: scriptRunners(0), Runners: []string{"starlark"},
 		Concurrency: concurrency, Version: version, Log: log,
 	})
 	if err != nil {

@@ -56,7 +56,7 @@ func (a *app) workerCommand() *cobra.Command {
 func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, error) {
 	options := consumer.Options{
 		RedisURL: cfg.RedisURL, Prefix: cfg.Prefix, Queue: cfg.Queue,
-		Runner: builtinHandlers(), ScriptRunners: scriptRunners(), Runners: []string{"starlark"},
+		Runner: builtinHandlers(), ScriptRunners: scriptRunners(int(cfg.ResultMaxBytes)), Runners: []string{"starlark"},
 		Concurrency: cfg.Concurrency, Timeout: cfg.Timeout, CancelGrace: cfg.CancelGrace,
 		ShutdownTimeout: cfg.ShutdownTimeout, StuckLimit: cfg.StuckLimit, Lease: cfg.Lease, MaxRecoveries: recoveries(cfg),
 		ContextMaxBytes: int64(cfg.ContextMaxBytes), ResultMaxBytes: int64(cfg.ResultMaxBytes),
@@ -79,8 +79,8 @@ func recoveries(cfg *config.Config) int {
 	return cfg.MaxRecoveries
 }
 
-func scriptRunners() map[string]func(consumer.Modules) runner.Runner {
+func scriptRunners(resultMaxBytes int) map[string]func(consumer.Modules) runner.Runner {
 	return map[string]func(consumer.Modules) runner.Runner{
-		".star": func(m consumer.Modules) runner.Runner { return script.New(m, script.Options{}) },
+		".star": func(m consumer.Modules) runner.Runner { return script.New(m, script.Options{ResultMaxBytes: resultMaxBytes}) },
 	}
 }

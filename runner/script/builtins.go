@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"time"
 
-	starjson "go.starlark.net/lib/json"
 	"go.starlark.net/lib/math"
 	startime "go.starlark.net/lib/time"
 	"go.starlark.net/starlark"
@@ -17,14 +16,11 @@ import (
 	"github.com/bobbin-run/bobbin/runner"
 )
 
-// Names under which a thread keeps what belongs to its execution: modules are shared between executions, threads are not.
-const (
-	callKey    = "bobbin.call"
-	contextKey = "bobbin.context"
-)
+// runningKey is where a thread keeps what it runs: modules are shared between executions, threads are not.
+const runningKey = "bobbin.running"
 
 var predeclared = starlark.StringDict{
-	"json":    starjson.Module,
+	"json":    jsonModule,
 	"time":    startime.Module,
 	"math":    math.Module,
 	"re":      reModule,
@@ -43,18 +39,12 @@ func sha256Hex(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// callOf returns the execution that a thread runs; nil while a module's top level runs.
-func callOf(thread *starlark.Thread) *runner.Call {
-	call, _ := thread.Local(callKey).(*runner.Call)
-	return call
-}
+func runningOf(thread *starlark.Thread) *running { return thread.Local(runningKey).(*running) }
 
-func contextOf(thread *starlark.Thread) context.Context {
-	if ctx, ok := thread.Local(contextKey).(context.Context); ok {
-		return ctx
-	}
-	return context.Background()
-}
+// callOf returns the execution that a thread runs; nil while a module's top level runs.
+func callOf(thread *starlark.Thread) *runner.Call { return runningOf(thread).call }
+
+func contextOf(thread *starlark.Thread) context.Context { return runningOf(thread).ctx }
 
 // printToLog is where print goes. What a module prints at its top level belongs to no execution and is dropped.
 func printToLog(thread *starlark.Thread, text string) {
@@ -100,7 +90,7 @@ func sleep(thread *starlark.Thread, b *starlark.Builtin, args starlark.Tuple, kw
 		return nil, err
 	}
 	seconds, ok := starlark.AsFloat(value)
-	if !ok || seconds < 0 || seconds > maxSleep.Seconds() {
+	if !ok || !(seconds >= 0 && seconds <= maxSleep.Seconds()) { // as written, NaN is refused too
 		return nil, fmt.Errorf("sleep: seconds is %s, expected a number from 0 to %.0f", value, maxSleep.Seconds())
 	}
 	ctx := contextOf(thread)
@@ -140,7 +130,7 @@ func describeCall(thread *starlark.Thread, b *starlark.Builtin, args starlark.Tu
 	if call == nil {
 		return nil, fmt.Errorf("bobbin.context() belongs to an execution; a module's top level is shared by all of them")
 	}
-	meta, err := decodeJSON(call.Meta)
+	meta, err := decodeObject(call.Meta)
 	if err != nil {
 		return nil, err
 	}

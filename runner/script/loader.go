@@ -2,237 +2,218 @@ package script
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"go.starlark.net/starlark"
-	"go.starlark.net/syntax"
 
 	"github.com/bobbin-run/bobbin/execution"
 )
 
-var dialect = &syntax.FileOptions{Set: true, While: true, TopLevelControl: true}
-
-// snapshot is every module of one version.
-type snapshot struct {
-	version string
-	sources map[string]string
+// loader keeps the generation that was asked for last. What did not change is carried from one generation to the next; what
+// the newest snapshot does not have is dropped, so the cache is never larger than the published modules.
+type loader struct {
+	maxSteps uint64
+	mu       sync.Mutex // held to turn to another version
+	current  atomic.Pointer[generation]
 }
 
-// module is a module whose top level has run. Its globals are frozen, so goroutines share it.
-type module struct {
-	path    string
-	globals starlark.StringDict
-	digest  string // of its source and of the digests of what it loads
-}
-
-// function returns the function that a context names. Those that begin with an underscore are private to their module.
-func (m *module) function(name string) (*starlark.Function, error) {
-	if function, ok := m.globals[name].(*starlark.Function); ok && !strings.HasPrefix(name, "_") {
-		return function, nil
+// at returns the generation of a version. A caller whose snapshot is overtaken turns back; that costs the modules that
+// differ, and is right.
+func (l *loader) at(version string, sources map[string]string) *generation {
+	if g := l.current.Load(); g != nil && g.version == version {
+		return g
 	}
-	var there []string
-	for other, value := range m.globals {
-		if _, ok := value.(*starlark.Function); ok && !strings.HasPrefix(other, "_") {
-			there = append(there, other)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.current.Load()
+	if old != nil && old.version == version {
+		return old
+	}
+	g := &generation{
+		version: version, sources: sources, maxSteps: l.maxSteps,
+		units: map[string]*unit{}, cells: map[string]*cell{}, nodes: map[string]*node{},
+	}
+	if old != nil {
+		g.inherit(old)
+	}
+	l.current.Store(g)
+	return g
+}
+
+// generation is everything that is known of one version of the modules.
+type generation struct {
+	version  string
+	sources  map[string]string
+	maxSteps uint64
+	ready    sync.Map // path → *module: the warm path, without a lock
+
+	mu    sync.Mutex // guards the rest; held while compiling, never while a module runs
+	units map[string]*unit
+	cells map[string]*cell
+	nodes map[string]*node
+}
+
+// inherit takes over what another generation knows of sources that are the same here.
+func (g *generation) inherit(old *generation) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	for name, u := range old.units {
+		if source, ok := g.sources[name]; ok && source == u.source {
+			g.units[name] = u
+			if c := old.cells[name]; c != nil {
+				g.cells[name] = c
+			}
 		}
 	}
-	slices.Sort(there)
-	return nil, &execution.Error{Type: execution.TypeFunctionNotFound, Message: fmt.Sprintf(
-		"module %q has no function %q; it has: %s", m.path, name, strings.Join(there, ", "))}
 }
 
-// loader compiles modules, each once per content, however many goroutines ask.
-type loader struct {
-	mu      sync.Mutex
-	version string
-	loaded  map[string]*module // by path, of version
-	kept    map[string]*module // by path and digest, from earlier versions: what did not change is not run again
-	loading map[string]*flight // by path, of version
+// unit returns the unit of a path, and whether there is a module of that path. mu is held.
+func (g *generation) unit(name string) (*unit, bool) {
+	if u := g.units[name]; u != nil {
+		return u, true
+	}
+	source, ok := g.sources[name]
+	if !ok {
+		return nil, false
+	}
+	u := &unit{path: name, source: source}
+	g.units[name] = u
+	return u, true
 }
 
-// flight is a load that is under way. Those who want the same module wait for it.
-type flight struct {
-	done   chan struct{}
+// cell returns where a node's module is kept: the one there is, if nothing that it loads changed either. mu is held.
+func (g *generation) cell(n *node) *cell {
+	if c := g.cells[n.path]; c != nil && c.digest == n.digest {
+		return c
+	}
+	c := &cell{digest: n.digest, turn: make(chan struct{}, 1)}
+	g.cells[n.path] = c
+	return c
+}
+
+// module returns the module at a path, its top level run.
+func (g *generation) module(ctx context.Context, name string) (*module, error) {
+	if m, ok := g.ready.Load(name); ok {
+		return m.(*module), nil
+	}
+	g.mu.Lock()
+	n, err := g.plan(name, nil)
+	g.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	m, err := n.load(ctx, g.maxSteps)
+	if err != nil {
+		return nil, err
+	}
+	g.ready.Store(name, m)
+	return m, nil
+}
+
+// cell holds one module, or why it cannot be had, once somebody has run its top level. Whoever has the turn runs it; the
+// others wait as long as their own context lets them, and take over when the one before was interrupted.
+type cell struct {
+	digest  [32]byte
+	turn    chan struct{}
+	outcome atomic.Pointer[outcome]
+}
+
+// outcome is how the top level of a module ended.
+type outcome struct {
 	module *module
 	err    error
 }
 
-func newLoader() *loader {
-	return &loader{loaded: map[string]*module{}, kept: map[string]*module{}, loading: map[string]*flight{}}
+func (c *cell) get(ctx context.Context, run func() (*module, error)) (*module, error) {
+	if o := c.outcome.Load(); o != nil {
+		return o.module, o.err
+	}
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-c.turn }() // also when a panic passes through
+	if o := c.outcome.Load(); o != nil {
+		return o.module, o.err
+	}
+	m, err := run()
+	if err == nil || ctx.Err() == nil { // an interruption is no answer for others
+		c.outcome.Store(&outcome{m, err})
+	}
+	return m, err
 }
 
-// load returns the module at a path, as of the snapshot.
-func (l *loader) load(ctx context.Context, s *snapshot, name string) (*module, error) {
-	for {
-		l.mu.Lock()
-		if l.version != s.version {
-			l.turn(s)
-		}
-		if m := l.loaded[name]; m != nil {
-			l.mu.Unlock()
-			return m, nil
-		}
-		f, busy := l.loading[name]
-		if !busy {
-			f = &flight{done: make(chan struct{})}
-			l.loading[name] = f
-		}
-		l.mu.Unlock()
-		if !busy {
-			l.fly(ctx, s, name, f)
-			return f.module, f.err
-		}
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		if f.err == nil || !errors.Is(f.err, errInterrupted) {
-			return f.module, f.err
-		}
-		// Whoever compiled was cancelled; that is no answer for us. Try again.
+// load runs the top level of a node, after those of what it loads. No two nodes can wait for each other: plan lets no
+// circle pass.
+func (n *node) load(ctx context.Context, maxSteps uint64) (*module, error) {
+	if o := n.cell.outcome.Load(); o != nil {
+		return o.module, o.err
 	}
-}
-
-// turn goes over to a new version: what the old one had loaded may serve again where nothing changed. mu is held.
-func (l *loader) turn(s *snapshot) {
-	l.kept = map[string]*module{}
-	for name, m := range l.loaded {
-		l.kept[name] = m
-	}
-	l.version, l.loaded, l.loading = s.version, map[string]*module{}, map[string]*flight{}
-}
-
-var errInterrupted = errors.New("compiling was interrupted")
-
-// fly loads a module and everything it loads, and tells those who wait.
-func (l *loader) fly(ctx context.Context, s *snapshot, name string, f *flight) {
-	b := &build{ctx: ctx, sources: s.sources, kept: l.keptModules(), done: map[string]*module{}}
-	f.module, f.err = b.module(name, nil)
-	if f.err != nil && ctx.Err() != nil {
-		f.err = errors.Join(errInterrupted, f.err)
-	}
-	l.mu.Lock()
-	if l.version == s.version {
-		if f.err == nil {
-			for path, m := range b.done {
-				if l.loaded[path] == nil {
-					l.loaded[path] = m
-				}
-			}
-			f.module = l.loaded[name]
-		}
-		delete(l.loading, name)
-	}
-	l.mu.Unlock()
-	close(f.done)
-}
-
-func (l *loader) keptModules() map[string]*module {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.kept
-}
-
-// build is one run over a module and what it loads. One goroutine owns it.
-type build struct {
-	ctx     context.Context
-	sources map[string]string
-	kept    map[string]*module
-	done    map[string]*module
-}
-
-// module compiles and runs the module at a path; chain are the modules that load it, outermost first.
-func (b *build) module(name string, chain []string) (*module, error) {
-	if m := b.done[name]; m != nil {
-		return m, nil
-	}
-	chain = append(slices.Clip(chain), name)
-	if slices.Contains(chain[:len(chain)-1], name) {
-		return nil, chainError(TypeImportCycle, "modules load each other in a circle", chain)
-	}
-	source, ok := b.sources[name]
-	if !ok {
-		return nil, chainError(TypeModuleNotFound, fmt.Sprintf("module %q is not published", name), chain)
-	}
-	_, program, err := starlark.SourceProgramOptions(dialect, name, source, predeclared.Has)
-	if err != nil {
-		return nil, compileError(err)
-	}
-	digest, err := b.loads(program, source, name, chain)
-	if err != nil {
-		return nil, err
-	}
-	if m := b.kept[name]; m != nil && m.digest == digest {
-		b.done[name] = m
-		return m, nil
-	}
-	return b.run(program, name, digest)
-}
-
-// loads brings in everything a program loads, and returns the digest that names the whole.
-func (b *build) loads(program *starlark.Program, source, name string, chain []string) (string, error) {
-	parts := []string{sha256Hex(source)}
-	for i := range program.NumLoads() {
-		wanted, pos := program.Load(i)
-		target, err := resolve(name, wanted)
-		if err != nil {
-			return "", &execution.Error{Type: TypeModuleNotFound, Message: fmt.Sprintf("%s: %v", pos, err)}
-		}
-		m, err := b.module(target, chain)
-		if err != nil {
-			return "", err
-		}
-		parts = append(parts, m.digest)
-	}
-	return sha256Hex(strings.Join(parts, "\n")), nil
-}
-
-// run runs the top level of a module.
-func (b *build) run(program *starlark.Program, name, digest string) (*module, error) {
-	thread := &starlark.Thread{Name: name, Print: printToLog, Load: func(_ *starlark.Thread, wanted string) (starlark.StringDict, error) {
-		target, err := resolve(name, wanted)
+	deps := make(map[string]*module, len(n.deps))
+	for _, dep := range n.deps {
+		m, err := dep.load(ctx, maxSteps)
 		if err != nil {
 			return nil, err
 		}
-		return b.done[target].globals, nil // loads brought it in
-	}}
-	thread.SetLocal(contextKey, b.ctx)
-	stop := context.AfterFunc(b.ctx, func() { thread.Cancel("cancelled") })
+		deps[dep.path] = m
+	}
+	return n.cell.get(ctx, func() (*module, error) { return n.run(ctx, deps, maxSteps) })
+}
+
+func (n *node) run(ctx context.Context, deps map[string]*module, maxSteps uint64) (*module, error) {
+	thread, stop := newThread(&running{ctx: ctx}, n.path, maxSteps)
 	defer stop()
-	globals, err := program.Init(thread, predeclared)
+	thread.Load = func(_ *starlark.Thread, wanted string) (starlark.StringDict, error) {
+		target, err := resolvePath(n.path, wanted)
+		if err != nil {
+			return nil, err
+		}
+		return deps[target].globals, nil // all that the source names is there
+	}
+	globals, err := n.program.Init(thread, predeclared)
 	if err != nil {
 		return nil, err
 	}
 	globals.Freeze()
-	b.done[name] = &module{path: name, globals: globals, digest: digest}
-	return b.done[name], nil
+	return newModule(n.path, globals), nil
 }
 
-// resolve turns what a load says into a path: "./x" and "../x" start at the loading module, "//x" and "x" at the root.
-func resolve(from, wanted string) (string, error) {
-	target := strings.TrimPrefix(wanted, "//")
-	if strings.HasPrefix(wanted, "./") || strings.HasPrefix(wanted, "../") {
-		target = path.Join(path.Dir(from), wanted)
-	} else {
-		target = path.Clean(target)
+// module is a module whose top level has run. Its globals are frozen, so goroutines share it.
+type module struct {
+	path      string
+	globals   starlark.StringDict
+	functions map[string]*function // those that may be called from outside
+}
+
+func newModule(name string, globals starlark.StringDict) *module {
+	m := &module{path: name, globals: globals, functions: map[string]*function{}}
+	for name, value := range globals {
+		if f, ok := value.(*starlark.Function); ok && !strings.HasPrefix(name, "_") {
+			m.functions[name] = newFunction(f)
+		}
 	}
-	if target == ".." || strings.HasPrefix(target, "../") || strings.HasPrefix(target, "/") || wanted == "" {
-		return "", fmt.Errorf("load(%q) leaves the root of the modules", wanted)
+	return m
+}
+
+// function returns the function that a context names. Those that begin with an underscore are private to their module.
+func (m *module) function(name string) (*function, error) {
+	if f := m.functions[name]; f != nil {
+		return f, nil
 	}
-	return target, nil
-}
-
-func chainError(kind, message string, chain []string) error {
-	return &execution.Error{Type: kind, Message: fmt.Sprintf("%s: %s", message, strings.Join(chain, " -> "))}
-}
-
-// compileError names every mistake with its path, line and column.
-func compileError(err error) error {
-	return &execution.Error{Type: TypeSyntax, Message: err.Error(), Traceback: err.Error()}
+	there := make([]string, 0, len(m.functions))
+	for other := range m.functions {
+		there = append(there, other)
+	}
+	slices.Sort(there)
+	has := "none"
+	if len(there) > 0 {
+		has = strings.Join(there, ", ")
+	}
+	return nil, &execution.Error{Type: execution.TypeFunctionNotFound, Message: fmt.Sprintf(
+		"module %q has no function %q; it has: %s", m.path, name, has)}
 }

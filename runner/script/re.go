@@ -3,6 +3,7 @@ package script
 import (
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,7 +96,12 @@ func patternOf(value starlark.Value) (*pattern, error) {
 	if p.re, err = regexp.Compile(source); err != nil {
 		return nil, err
 	}
-	p.anchored, p.whole = regexp.MustCompile(`\A(?:`+source+`)`), regexp.MustCompile(`\A(?:`+source+`)\z`)
+	parsed, err := syntax.Parse(source, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	normal := parsed.String() // without an open \Q, which would swallow what is put behind it
+	p.anchored, p.whole = regexp.MustCompile(`\A(?:`+normal+`)`), regexp.MustCompile(`\A(?:`+normal+`)\z`)
 	if len(compiled.by) >= maxCompiled {
 		clear(compiled.by)
 	}

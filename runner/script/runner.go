@@ -21,6 +21,7 @@
 package script
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,19 +53,25 @@ type Store interface {
 
 // Options tune a runner. The zero value is ready.
 type Options struct {
-	// MaxSteps stops an execution after that many steps of the interpreter; 0 means never.
+	// MaxSteps stops an execution after that many steps of the interpreter; 0 means never. A module's top level has as many
+	// of its own.
 	MaxSteps uint64
+	// ResultMaxBytes bounds a result; 0 means 1 MiB.
+	ResultMaxBytes int
 }
 
 // Runner runs Starlark workflows. It may be used by many goroutines at once.
 type Runner struct {
 	store  Store
 	opts   Options
-	loader *loader
+	loader loader
 }
 
 // New returns a runner that reads modules from the store.
-func New(store Store, o Options) *Runner { return &Runner{store: store, opts: o, loader: newLoader()} }
+func New(store Store, o Options) *Runner {
+	o.ResultMaxBytes = cmp.Or(o.ResultMaxBytes, 1<<20)
+	return &Runner{store: store, opts: o, loader: loader{maxSteps: o.MaxSteps}}
+}
 
 // Run runs one execution. Errors are [*execution.Error]; one that was cancelled also matches its context's cause.
 func (r *Runner) Run(ctx context.Context, call *runner.Call) (json.RawMessage, error) {
@@ -79,36 +86,49 @@ func (r *Runner) Run(ctx context.Context, call *runner.Call) (json.RawMessage, e
 	if err := checkContent(call, source); err != nil {
 		return nil, err
 	}
-	module, err := r.loader.load(ctx, &snapshot{version, sources}, call.Workflow)
-	if err != nil {
-		return nil, describe(ctx, err, sources)
+	value, err := r.call(ctx, call, r.loader.at(version, sources))
+	if err == nil {
+		var result json.RawMessage
+		if result, err = encode(ctx, value, r.opts.ResultMaxBytes); err == nil {
+			return result, nil
+		}
 	}
-	value, err := r.call(ctx, call, module)
-	if err != nil {
-		return nil, describe(ctx, err, sources)
-	}
-	return encode(value)
+	return nil, describe(ctx, err, sources)
 }
 
 // call calls the function that the execution names.
-func (r *Runner) call(ctx context.Context, call *runner.Call, module *module) (starlark.Value, error) {
+func (r *Runner) call(ctx context.Context, call *runner.Call, g *generation) (starlark.Value, error) {
+	module, err := g.module(ctx, call.Workflow)
+	if err != nil {
+		return nil, err
+	}
 	function, err := module.function(call.Function)
 	if err != nil {
 		return nil, err
 	}
-	args, kwargs, err := arguments(function, call.Params)
+	args, kwargs, err := function.arguments(call.Params)
 	if err != nil {
 		return nil, err
 	}
-	thread := &starlark.Thread{Name: string(call.ID), Print: printToLog}
-	thread.SetLocal(callKey, call)
-	thread.SetLocal(contextKey, ctx)
-	if r.opts.MaxSteps > 0 {
-		thread.SetMaxExecutionSteps(r.opts.MaxSteps)
-	}
-	stop := context.AfterFunc(ctx, func() { thread.Cancel("cancelled") })
+	thread, stop := newThread(&running{ctx, call}, string(call.ID), r.opts.MaxSteps)
 	defer stop()
-	return starlark.Call(thread, function, args, kwargs)
+	return starlark.Call(thread, function.Function, args, kwargs)
+}
+
+// running is what a thread runs: an execution, or, where call is nil, the top level of a module, which belongs to none.
+type running struct {
+	ctx  context.Context
+	call *runner.Call
+}
+
+// newThread returns a thread that stops between two steps once the context ends. stop gives back what it holds.
+func newThread(r *running, name string, maxSteps uint64) (thread *starlark.Thread, stop func() bool) {
+	thread = &starlark.Thread{Name: name, Print: printToLog}
+	thread.SetLocal(runningKey, r)
+	if maxSteps > 0 {
+		thread.SetMaxExecutionSteps(maxSteps)
+	}
+	return thread, context.AfterFunc(r.ctx, func() { thread.Cancel("cancelled") })
 }
 
 func checkContent(call *runner.Call, source string) error {

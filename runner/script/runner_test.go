@@ -119,16 +119,16 @@ func TestBadParamsNameTheParameter(t *testing.T) {
 	b := one(t, "def main(name, times=1): return name")
 	e := b.fails("a.star", `{"title":"Ada"}`)
 	require.Equal(t, execution.TypeInvalidParams, e.Type)
-	require.Equal(t, `params: unknown parameter "title"; main in a.star takes (name, times)`, e.Message)
+	require.Equal(t, `params: unknown parameter "title"; main in a.star takes (name, times=…)`, e.Message)
 	require.Contains(t, b.fails("a.star", `{"times":3}`).Message, `missing parameter "name"`)
 }
 
 func TestBadResultsNameThePlace(t *testing.T) {
 	t.Parallel()
 	for source, want := range map[string]string{
-		"def main(): return {'a': [1, {'f': main}]}":                 "result.a[1].f: a function is not JSON",
+		"def main(): return {'a': [1, {'f': main}]}":                 "result.a[1].f: a value of type function is not JSON",
 		"def main(): return [float('nan')]":                          "result[0]: NaN is not JSON",
-		"def main(): return {1: 2}":                                  "result: the key 1 is a int, expected a string",
+		"def main(): return {1: 2}":                                  "result: the key 1 is of type int, expected a string",
 		"def main():\n  l = []\n  l.append(l)\n  return {'self': l}": "nested deeper than",
 	} {
 		e := one(t, source).fails("a.star", `{}`)
