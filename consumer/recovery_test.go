@@ -281,7 +281,7 @@ func TestControlFlood(t *testing.T) {
 		w := f.start()
 		ctx := context.Background()
 		garbage := []string{"", "explode", "{", `{"v":1,"command":"drain","worker":"nobody"}`, strings.Repeat("x", 5000), "\x00\xff\r\n", "drain two words"}
-		for range 20 {
+		for range 100 {
 			pipe := f.raw.Pipeline()
 			for i := range 1000 {
 				pipe.Publish(ctx, f.queue.Keys.Control, garbage[i%len(garbage)])

@@ -81,6 +81,8 @@ func recoveries(cfg *config.Config) int {
 
 func scriptRunners(resultMaxBytes int) map[string]func(consumer.Modules) runner.Runner {
 	return map[string]func(consumer.Modules) runner.Runner{
-		".star": func(m consumer.Modules) runner.Runner { return script.New(m, script.Options{ResultMaxBytes: resultMaxBytes}) },
+		".star": func(m consumer.Modules) runner.Runner {
+			return script.New(m, script.Options{ResultMaxBytes: resultMaxBytes})
+		},
 	}
 }

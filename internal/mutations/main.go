@@ -84,6 +84,16 @@ var mutations = []mutation{
 		"o.MaxRetries = -1 ", "o.MaxRetries = 3 ", "./consumer TestRetriesOfTheClientAreOff",
 	},
 	{
+		"blocking pops have connections of their own", "queue/queue.go",
+		"return &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue),\n\t\trdb:  redis.NewClient(base), blocked: redis.NewClient(clone(base)),",
+		"one := redis.NewClient(base)\n\treturn &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue),\n\t\trdb: one, blocked: one,",
+		"./queue TestBlockedPopsStarveNobody",
+	},
+	{
+		"a silent server is given up", "queue/queue.go",
+		"ioTimeout   = 5 * time.Second", "ioTimeout   = time.Hour", "./queue TestSilentServerIsGivenUp",
+	},
+	{
 		"a deaf subscription is noticed", "control/listener.go",
 		"if silent++; silent > 1 {", "if silent++; silent > 1<<30 {", "./consumer TestDeafSubscriptionIsRenewed",
 	},
