@@ -48,10 +48,6 @@ func (it *item) bytes() int {
 	return 256 + len(it.result.Value) + len(it.result.Meta)
 }
 
-func (it *item) held() queue.Held {
-	return queue.Held{ID: it.job.claimed.ID, Token: it.job.claimed.Token}
-}
-
 // committer writes what executions ended in, in batches that form by themselves: what finishes while one batch is on its way
 // to Redis goes into the next. Nothing waits on a timer.
 type committer struct {
@@ -223,7 +219,7 @@ func (it *item) commit() queue.Commit {
 func (c *committer) release(ctx context.Context, items []item, _ bool) error {
 	batch := make([]queue.Held, len(items))
 	for i := range items {
-		batch[i] = items[i].held()
+		batch[i] = items[i].job.held()
 	}
 	failpoint.Hit("before-release")
 	_, err := c.w.queue.Release(ctx, batch)
@@ -234,7 +230,7 @@ func (c *committer) release(ctx context.Context, items []item, _ bool) error {
 func (c *committer) drop(ctx context.Context, items []item, _ bool) error {
 	batch := make([]queue.Held, len(items))
 	for i := range items {
-		batch[i] = items[i].held()
+		batch[i] = items[i].job.held()
 	}
 	return c.w.queue.Drop(ctx, batch)
 }
@@ -242,7 +238,7 @@ func (c *committer) drop(ctx context.Context, items []item, _ bool) error {
 func (c *committer) again(ctx context.Context, items []item, _ bool) error {
 	for i := range items {
 		failpoint.Hit("before-retry")
-		if err := c.w.queue.Retry(ctx, items[i].held(), items[i].pause); err != nil {
+		if err := c.w.queue.Retry(ctx, items[i].job.held(), items[i].pause); err != nil {
 			return err
 		}
 		failpoint.Hit("after-retry")

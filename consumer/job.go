@@ -37,6 +37,9 @@ func (j *job) Run(ctx context.Context) (json.RawMessage, error) {
 	return j.runner.Run(ctx, &j.call)
 }
 
+// held names the claim.
+func (j *job) held() queue.Held { return queue.Held{ID: j.claimed.ID, Token: j.claimed.Token} }
+
 // admit decides whether a claimed execution can run. It returns the error it is to be answered with, or nil when the job is
 // ready for the pool.
 func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execution.Error) {

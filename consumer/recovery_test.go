@@ -308,3 +308,28 @@ func TestHugeContextIsNeverRead(t *testing.T) {
 		require.Equal(t, "context is 104857600 bytes, expected at most 1048576", r.Err.Message)
 	})
 }
+
+// Executions of one claim share its token. That one of them has ended says nothing about the others: a lost reply must not
+// make the worker run them again.
+func TestLostClaimReplyLeavesAloneWhatRuns(t *testing.T) {
+	t.Parallel()
+	s := newStage()
+	f, proxy := behindProxy(t, s.mux())
+	f.options.Lease = time.Hour
+	f.submit("ended", `{"workflow":"unknown"}`)
+	f.submit("runs", `{"workflow":"hold"}`)
+	f.start()
+	require.Equal(t, "runs", s.awaitBegun(t))
+	require.Equal(t, execution.Rejected, f.result("ended").Status)
+	lost := proxy.DropReply("claim", 1)
+	f.submit("next", `{"workflow":"hold"}`)
+	require.Equal(t, "next", s.awaitBegun(t), "the claim whose reply was lost is found")
+	require.True(t, lost.Fired())
+	f.submit("last", `{"workflow":"hold"}`)
+	require.Equal(t, "last", s.awaitBegun(t), "and nothing else was begun")
+	close(s.open)
+	for _, id := range []string{"runs", "next", "last"} {
+		require.Equal(t, execution.Succeeded, f.result(id).Status)
+	}
+	require.EqualValues(t, 3, s.ended.Load())
+}

@@ -56,43 +56,56 @@ func (q *Queue) Claim(ctx context.Context, c Claim) (*ClaimReply, error) {
 		return nil, err
 	}
 	values, ok := raw.([]any)
-	if !ok || len(values) < 4 {
+	if !ok || len(values) != 4+describedValues {
 		return nil, fmt.Errorf("claim: unexpected reply %T of %d values", raw, len(values))
 	}
 	reply := &ClaimReply{
 		NowMS: number(values[0]), ModulesVersion: text(values[1]), NextDueMS: number(values[2]), Duplicates: int(number(values[3])),
 	}
 	token := c.Incarnation + ":" + strconv.FormatInt(c.Seq, 10) + ":"
-	reply.Claimed = described(values[4:], reply.NowMS, func(x *Claimed) string { return token + strconv.Itoa(x.Attempt()) })
+	reply.Claimed = described(values[4:], reply.NowMS)
+	for i := range reply.Claimed {
+		reply.Claimed[i].Token = token + strconv.Itoa(reply.Claimed[i].Attempt())
+	}
 	return reply, nil
 }
 
-// described decodes what describe.lua appended.
-func described(values []any, now int64, token func(*Claimed) string) []Claimed {
-	claimed := make([]Claimed, 0, len(values)/5)
-	for ; len(values) >= 5; values = values[5:] {
-		x := Claimed{
-			ID: text(values[0]), Attempts: int(number(values[2])), Recoveries: int(number(values[3])), Cancel: text(values[4]),
-			ClaimedMS: now,
+// describedValues is how many values describe.lua appends.
+const describedValues = 6
+
+// described decodes what describe.lua appended: lists side by side. What is of another shape is as if it were absent.
+func described(values []any, now int64) []Claimed {
+	var lists [describedValues][]any
+	for i := range lists {
+		lists[i], _ = values[i].([]any)
+	}
+	ids, contexts, sizes, attempts, recoveries, cancels := lists[0], lists[1], lists[2], lists[3], lists[4], lists[5]
+	claimed := make([]Claimed, len(ids))
+	for i := range claimed {
+		x := &claimed[i]
+		*x = Claimed{
+			ID: text(ids[i]), ClaimedMS: now, Size: number(at(sizes, i)), Attempts: int(number(at(attempts, i))),
+			Recoveries: int(number(at(recoveries, i))), Cancel: text(at(cancels, i)),
 		}
-		switch body := values[1].(type) {
-		case string:
+		if body, ok := at(contexts, i).(string); ok {
 			x.Context, x.Size = []byte(body), int64(len(body))
-		case int64:
-			x.Size = body
-		default:
-			x.Missing = true
 		}
-		x.Token = token(&x)
-		claimed = append(claimed, x)
+		x.Missing = x.Context == nil && x.Size == 0
 	}
 	return claimed
 }
 
+func at(list []any, i int) any {
+	if i >= len(list) {
+		return nil
+	}
+	return list[i]
+}
+
 // Reconcile finds executions that an incarnation holds without knowing: a claim ran and its reply was lost. It first makes
-// every claim call up to seq void that has not run yet, then reads all claims and returns those of the incarnation whose
-// token known does not recognise. It is safe to repeat. Cost: one pass over claims, only after an error.
-func (q *Queue) Reconcile(ctx context.Context, c Claim, known func(token string) bool) (*ClaimReply, error) {
+// every claim call up to seq void that has not run yet, then reads all claims and returns those of the incarnation that known
+// does not recognise. It is safe to repeat. Cost: one pass over claims, only after an error.
+func (q *Queue) Reconcile(ctx context.Context, c Claim, known func(Held) bool) (*ClaimReply, error) {
 	k := q.Keys
 	if _, err := q.run(ctx, "reconcile", fenceClaimsScript, []string{k.Workers, k.Worker(c.Incarnation)}, c.Incarnation, c.Seq); err != nil {
 		return nil, err
@@ -102,7 +115,7 @@ func (q *Queue) Reconcile(ctx context.Context, c Claim, known func(token string)
 		tokens := map[string]string{}
 		args := []any{c.MaxContextBytes}
 		for i := 0; i < len(pairs); i += 2 {
-			if !known(pairs[i+1]) {
+			if !known(Held{pairs[i], pairs[i+1]}) {
 				tokens[pairs[i]] = pairs[i+1]
 				args = append(args, pairs[i], pairs[i+1])
 			}
@@ -116,11 +129,14 @@ func (q *Queue) Reconcile(ctx context.Context, c Claim, known func(token string)
 			return err
 		}
 		values, ok := raw.([]any)
-		if !ok || len(values) < 2 {
-			return fmt.Errorf("adopt: unexpected reply %T", raw)
+		if !ok || len(values) != 2+describedValues {
+			return fmt.Errorf("adopt: unexpected reply %T of %d values", raw, len(values))
 		}
 		reply.NowMS, reply.ModulesVersion = number(values[0]), text(values[1])
-		found := described(values[2:], reply.NowMS, func(x *Claimed) string { return tokens[x.ID] })
+		found := described(values[2:], reply.NowMS)
+		for i := range found {
+			found[i].Token = tokens[found[i].ID]
+		}
 		reply.Claimed = append(reply.Claimed, found...)
 		return nil
 	})

@@ -39,27 +39,42 @@ const (
 )
 
 // Commit writes a batch of results, each at most once, and reports per item. It is safe to repeat after any error: items
-// that the first run wrote come back as [CommitGone].
+// that the first run wrote come back as [CommitGone]. A batch has at most a few thousand items.
 func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, error) {
 	k := q.Keys
 	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead}
-	args := make([]any, 0, 1+len(batch)*32)
-	args = append(args, maxDead)
+	marks := make([]byte, len(batch))
+	args := make([]any, 0, 3+len(batch)*12)
+	args = append(args, maxDead, len(batch), marks)
+	for i := range batch {
+		args = append(args, batch[i].Result.ID)
+	}
 	for i := range batch {
 		c := &batch[i]
-		target, ttl, reply := 0, int64(0), ""
-		if c.ReplyTTL > 0 {
-			document, err := json.Marshal(c.Result)
-			if err != nil {
-				return nil, fmt.Errorf("commit: encode reply of %q: %w", c.Result.ID, err)
-			}
-			keys = append(keys, k.Reply(c.Result.ID))
-			target, ttl, reply = len(keys), max(c.ReplyTTL.Milliseconds(), 1), string(document)
+		r := c.Result
+		args = append(args, c.Token)
+		marks[i] = '.'
+		if flags := c.flags(); flags != "" {
+			marks[i] = '!'
+			args = append(args, flags)
 		}
-		fields := c.Result.Fields()
-		args = append(args, c.Result.ID, c.Token, c.flags(), target, ttl, reply, len(fields))
-		for _, field := range fields {
-			args = append(args, field)
+		args = append(args, r.Workflow, r.Worker, r.Attempt, r.ClaimedMS, r.StartedMS, r.FinishedMS, r.Duration.Microseconds(),
+			orEmptyObject(r.Meta))
+		switch {
+		case r.Status == execution.Succeeded:
+			args = append(args, []byte(r.Value))
+		case r.Err != nil:
+			args = append(args, string(r.Status), r.Err.Type, r.Err.Message, r.Err.Traceback)
+		default:
+			args = append(args, string(r.Status), "", "", "")
+		}
+		if c.ReplyTTL > 0 {
+			document, err := json.Marshal(r)
+			if err != nil {
+				return nil, fmt.Errorf("commit: encode reply of %q: %w", r.ID, err)
+			}
+			keys = append(keys, k.Reply(r.ID))
+			args = append(args, len(keys), max(c.ReplyTTL.Milliseconds(), 1), document)
 		}
 	}
 	raw, err := q.run(ctx, "commit", commitScript, keys, args...)
@@ -77,15 +92,29 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 	return outcomes, nil
 }
 
+// flags are those of commit.lua.
 func (c *Commit) flags() string {
 	flags := ""
+	if c.Result.Status != execution.Succeeded {
+		flags += "f"
+		if c.Dead {
+			flags += "d"
+		}
+	}
 	if c.History {
 		flags += "h"
 	}
-	if c.Dead {
-		flags += "d"
+	if c.ReplyTTL > 0 {
+		flags += "r"
 	}
 	return flags
+}
+
+func orEmptyObject(meta json.RawMessage) []byte {
+	if len(meta) == 0 {
+		return []byte("{}")
+	}
+	return meta
 }
 
 // Held names a claim: an ID and the token that holds it.

@@ -87,8 +87,7 @@ func (m *machine) lostClaim(t *rapid.T) {
 	c := queue.Claim{Incarnation: m.worker(t), Seq: m.seq, Want: rapid.IntRange(1, 4).Draw(t, "want"), MaxContextBytes: 1000}
 	_, err := m.q.Claim(context.Background(), c)
 	require.NoError(t, err)
-	known := slices.Collect(maps.Values(m.held))
-	reply, err := m.q.Reconcile(context.Background(), c, func(token string) bool { return slices.Contains(known, token) })
+	reply, err := m.q.Reconcile(context.Background(), c, func(h queue.Held) bool { return m.held[h.ID] == h.Token })
 	require.NoError(t, err)
 	require.Len(t, reply.Claimed, min(c.Want, len(m.pending)))
 	m.take(t, reply.Claimed)

@@ -93,7 +93,7 @@ func (a *app) root() *cobra.Command {
 		return usageError("%v; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(a.workerCommand(), a.submitCommand(), a.resultsCommand(), a.modulesCommand(), a.statusCommand(),
-		a.cancelCommand(), a.demoCommand(), a.devCommand(), a.healthcheckCommand(), a.doctorCommand(), a.keygenCommand())
+		a.cancelCommand(), a.demoCommand(), a.devCommand(), a.healthcheckCommand(), a.doctorCommand(), a.keygenCommand(), a.benchCommand())
 	root.AddCommand(a.controlCommands()...)
 	return root
 }

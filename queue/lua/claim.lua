@@ -1,15 +1,16 @@
 -- Claim up to ARGV.want executions for one incarnation: from hand-off first, whoever moved the ID there, then from pending.
 -- KEYS: handoff pending claims executions attempts recoveries cancels scheduled workers worker modules:version
 -- ARGV: incarnation, seq, want, largest context, most context bytes in one reply
--- Reply: now_ms, modules:version, ms until the next scheduled execution (-1: none), duplicates dropped, then five per execution
---   (describe.lua). Errors: NOTREGISTERED; STALECLAIM when a later fence (fence_claims.lua) overtook this call.
+-- Reply: now_ms, modules:version, ms until the next scheduled execution (-1: none), duplicates dropped, then describe.lua.
+--   Errors: NOTREGISTERED; STALECLAIM when a later fence (fence_claims.lua) overtook this call.
 --
--- Safe prefixes: a claim is written before its ID leaves the list. Cut off between the two, the ID is in the list and claimed,
--- and the next claim drops it from the list as a duplicate. A due ID enters pending before it leaves scheduled: likewise.
+-- Safe prefixes: everything is read before the claims are written, and they are written before their IDs leave the lists. Cut
+-- off between the two, an ID is in the list and claimed, and the next claim drops it from the list as a duplicate. A due ID
+-- enters pending before it leaves scheduled: likewise.
 -- Not safe to repeat by itself: a claim whose reply was lost is found again by fence_claims.lua, HSCAN and adopt.lua.
-local incarnation, seq, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local incarnation, seq, want = ARGV[1], tonumber(ARGV[2]), math.min(tonumber(ARGV[3]), 1000) -- unpack takes no more than 8000
 local limit, budget = tonumber(ARGV[4]), tonumber(ARGV[5])
-local keys = { executions = KEYS[4], attempts = present(KEYS[5]), recoveries = present(KEYS[6]), cancels = present(KEYS[7]) }
+local keys = { executions = KEYS[4], attempts = KEYS[5], recoveries = KEYS[6], cancels = KEYS[7] }
 
 local score = redis.call('ZSCORE', KEYS[9], incarnation)
 if not score or tonumber(score) <= 0 then return redis.error_reply('NOTREGISTERED ' .. incarnation) end
@@ -26,24 +27,42 @@ end
 local soonest = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')
 if soonest[2] then next_due = math.max(0, tonumber(soonest[2]) - now) end
 
-local reply = { now, redis.call('GET', KEYS[11]) or '0', next_due, 0 }
-local function take(list)
-  local ids = want > 0 and redis.call('LRANGE', list, -want, -1) or {}
-  local seen = 0
-  for i = #ids, 1, -1 do
-    if budget <= 0 then break end
-    local id = ids[i]
-    local spent = keys.attempts and redis.call('HGET', keys.attempts, id) or 0
-    if redis.call('HSETNX', KEYS[3], id, incarnation .. ':' .. seq .. ':' .. (spent + 1)) == 1 then
-      budget = budget - describe(reply, id, keys, limit)
-      want = want - 1
+local ids, sizes, mine, duplicates = {}, {}, {}, 0
+local function choose(list) -- from its right end; returns how many of it are to go
+  local some = want > 0 and redis.call('LRANGE', list, -want, -1) or {}
+  local holders = #some > 0 and redis.call('HMGET', KEYS[3], unpack(some))
+  for i = #some, 1, -1 do
+    local id = some[i]
+    if budget <= 0 then return #some - i end
+    if holders[i] or mine[id] then
+      duplicates = duplicates + 1
     else
-      reply[4] = reply[4] + 1
+      local size = redis.call('HSTRLEN', KEYS[4], id)
+      ids[#ids + 1], sizes[#sizes + 1], mine[id] = id, size, true
+      if size <= limit then budget = budget - size end
+      want = want - 1
     end
-    seen = seen + 1
   end
-  if seen > 0 then redis.call('LTRIM', list, 0, -(seen + 1)) end
+  return #some
 end
-take(KEYS[1])
-take(KEYS[2])
+local from_handoff = choose(KEYS[1])
+local from_pending = choose(KEYS[2])
+
+local reply = { now, redis.call('GET', KEYS[11]) or '0', next_due, duplicates }
+describe(reply, ids, sizes, keys, limit)
+local attempts, claims, token = reply[8], {}, incarnation .. ':' .. seq .. ':'
+local first = token .. '1'
+for i = 1, #ids do
+  claims[2 * i - 1], claims[2 * i] = ids[i], attempts and attempts[i] and token .. (attempts[i] + 1) or first
+end
+if #ids > 0 then
+  -- Redis keeps a small hash as a list that every look-up walks through. One long name, here for a moment, turns claims into
+  -- a hash table: the batch then costs half.
+  local long = #ids > 16 and token .. string.rep('.', 65)
+  if long then claims[#claims + 1], claims[#claims + 2] = long, '' end
+  redis.call('HSET', KEYS[3], unpack(claims))
+  if long then redis.call('HDEL', KEYS[3], long) end
+end
+if from_handoff > 0 then redis.call('LTRIM', KEYS[1], 0, -(from_handoff + 1)) end
+if from_pending > 0 then redis.call('LTRIM', KEYS[2], 0, -(from_pending + 1)) end
 return reply

@@ -1,22 +1,22 @@
--- Put in front of claim.lua and adopt.lua: what a worker is told about an execution that it holds.
--- Appends five values to reply: id, context, attempts spent, recoveries, cancel request. The context is a string, false
--- when there is none, or its size as a number when it is above the limit: it is then never read. Returns the bytes added.
--- What few executions have (attempts, recoveries, a cancel request) is looked up only where the key exists: see present.
-local function describe(reply, id, keys, limit)
-  local size = redis.call('HSTRLEN', keys.executions, id)
-  local context = size
-  if size == 0 and redis.call('HEXISTS', keys.executions, id) == 0 then
-    context = false
-  elseif size <= limit then
-    context = redis.call('HGET', keys.executions, id)
+-- Put in front of claim.lua and adopt.lua: what a worker is told about the executions that it holds, or is about to hold.
+-- Appends six values to reply: ids, contexts, sizes, attempts spent, recoveries, cancel requests. A context is a string, or
+-- false when there is none or when it is above the limit: then it is never read, and sizes is a list that says so. Where
+-- nobody has attempts, recoveries or a cancel request, which is nearly always, false stands for the whole list.
+local function listed(key, ids)
+  return #ids > 0 and redis.call('EXISTS', key) == 1 and redis.call('HMGET', key, unpack(ids))
+end
+local function describe(reply, ids, sizes, keys, limit)
+  local fit, above = {}, false
+  for i = 1, #ids do
+    if sizes[i] <= limit then fit[#fit + 1] = ids[i] else above = true end
+  end
+  local contexts = #fit > 0 and redis.call('HMGET', keys.executions, unpack(fit)) or {}
+  if above then
+    for i = 1, #ids do
+      if sizes[i] > limit then table.insert(contexts, i, false) end
+    end
   end
   local n = #reply
-  reply[n + 1], reply[n + 2] = id, context
-  reply[n + 3] = keys.attempts and redis.call('HGET', keys.attempts, id)
-  reply[n + 4] = keys.recoveries and redis.call('HGET', keys.recoveries, id)
-  reply[n + 5] = keys.cancels and redis.call('HGET', keys.cancels, id)
-  return size <= limit and size or 0
-end
-local function present(key)
-  return redis.call('EXISTS', key) == 1 and key
+  reply[n + 1], reply[n + 2], reply[n + 3] = ids, contexts, above and sizes
+  reply[n + 4], reply[n + 5], reply[n + 6] = listed(keys.attempts, ids), listed(keys.recoveries, ids), listed(keys.cancels, ids)
 end

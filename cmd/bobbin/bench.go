@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bobbin-run/bobbin/config"
+	"github.com/bobbin-run/bobbin/consumer"
+	"github.com/bobbin-run/bobbin/internal/bench"
+	"github.com/bobbin-run/bobbin/internal/logging"
+	"github.com/bobbin-run/bobbin/runner"
+)
+
+// benchOptions are the flags that every measurement takes.
+type benchOptions struct {
+	runs, executions, concurrency int
+	redisServer, fsync            string
+	asJSON                        bool
+}
+
+func (a *app) benchCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "bench", Short: "Measure this machine: throughput, latency, memory, scale",
+		Long: "Measures a worker beside its baselines on a redis-server of its own, started on a free port and ended afterwards.\n" +
+			"Ratios within one run are what to compare; absolute figures differ between machines and hours.",
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.benchWorker())
+	type measurement = func(context.Context, *bench.Lab, *benchOptions) (*bench.Report, error)
+	for _, m := range []struct {
+		name, short             string
+		executions, concurrency int
+		do                      measurement
+	}{
+		{"drain", "a backlog of executions that do nothing, beside two loops", 200_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+			return l.Drain(ctx, o.executions, o.concurrency)
+		}},
+	} {
+		cmd.AddCommand(a.measurement(m.name, m.short, m.executions, m.concurrency, m.do))
+	}
+	return cmd
+}
+
+func (a *app) measurement(name, short string, executions, concurrency int, do func(context.Context, *bench.Lab, *benchOptions) (*bench.Report, error)) *cobra.Command {
+	o := &benchOptions{}
+	cmd := &cobra.Command{
+		Use: name, Short: short, Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			lab, machine, err := a.benchLab(ctx, o)
+			if err != nil {
+				return err
+			}
+			defer lab.Redis.Close()
+			report, err := do(ctx, lab, o)
+			if err != nil {
+				return err
+			}
+			report.Machine = machine
+			if o.asJSON {
+				return bench.JSON(a.stdout, []*bench.Report{report})
+			}
+			fmt.Fprintln(a.stdout, machine)
+			return report.Table(a.stdout)
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&o.runs, "runs", 3, "how often to repeat; medians are reported")
+	flags.IntVar(&o.executions, "executions", executions, "how many executions")
+	flags.IntVar(&o.concurrency, "concurrency", concurrency, "how many at the same time")
+	flags.StringVar(&o.redisServer, "redis-server", "", "path of the redis-server to start (default: from PATH)")
+	flags.StringVar(&o.fsync, "appendfsync", "no", "no (no persistence), everysec or always")
+	flags.BoolVar(&o.asJSON, "json", false, "write one JSON document")
+	return cmd
+}
+
+func (o *benchOptions) check() error {
+	switch {
+	case o.runs < 1:
+		return usageError("--runs is %d, expected at least 1", o.runs)
+	case o.executions < 1 || o.executions > 10_000_000:
+		return usageError("--executions is %d, expected 1 to 10000000", o.executions)
+	case o.concurrency < 1 || o.concurrency > 10_000:
+		return usageError("--concurrency is %d, expected 1 to 10000", o.concurrency)
+	case o.fsync != "no" && o.fsync != "everysec" && o.fsync != "always":
+		return usageError("--appendfsync is %q, expected no, everysec or always", o.fsync)
+	}
+	return nil
+}
+
+func (a *app) benchLab(ctx context.Context, o *benchOptions) (*bench.Lab, *bench.Machine, error) {
+	if err := o.check(); err != nil {
+		return nil, nil, err
+	}
+	path := o.redisServer
+	if path == "" {
+		found, err := exec.LookPath("redis-server")
+		if err != nil {
+			return nil, nil, usageError("no redis-server in PATH: apt-get install redis-server, or give --redis-server")
+		}
+		path = found
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	server, err := bench.StartServer(ctx, path, o.fsync)
+	if err != nil {
+		return nil, nil, err
+	}
+	lab := &bench.Lab{Redis: server, Worker: []string{self, "bench", "worker"}, Log: a.stderr, Runs: o.runs}
+	machine, err := lab.Machine(ctx, version)
+	if err != nil {
+		server.Close()
+		return nil, nil, err
+	}
+	return lab, machine, nil
+}
+
+// benchWorker is the worker that measurements start: the service's, with two Go handlers more.
+func (a *app) benchWorker() *cobra.Command {
+	return &cobra.Command{
+		Use: "worker", Short: "The worker under measurement", Hidden: true, Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load()
+			if err != nil {
+				return err
+			}
+			options, err := workerOptions(cfg, logging.New(a.stderr, cfg.LogFormat, cfg.LogLevel, false))
+			if err != nil {
+				return err
+			}
+			options.Runner = benchHandlers()
+			w, err := consumer.New(options)
+			if err != nil {
+				return err
+			}
+			code, err := w.RunWithSignals(cmd.Context())
+			if err == nil && code != 0 {
+				err = &exitError{code: code}
+			}
+			return err
+		},
+	}
+}
+
+// pause is what the sleeping workflow of the measurements takes.
+type pause struct {
+	Millis int `json:"millis"`
+}
+
+func benchHandlers() *runner.Mux {
+	mux := runner.NewMux()
+	mux.Handle("noop", runner.Func(func(context.Context, *runner.Call) (json.RawMessage, error) { return nil, nil }))
+	runner.Handle(mux, "sleep", func(ctx context.Context, p pause) (any, error) {
+		timer := time.NewTimer(time.Duration(p.Millis) * time.Millisecond)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	})
+	return mux
+}

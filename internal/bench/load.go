@@ -1,0 +1,111 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bobbin-run/bobbin/queue"
+)
+
+// prefix is that of every key of the bench.
+const prefix = "bench"
+
+var keys = queue.NewKeys(prefix, "default")
+
+// stagedKey is where IDs wait for the start: it is renamed to pending in one step.
+const stagedKey = prefix + ":{default}:staged"
+
+// document is the context of one execution of the load.
+func document(workflow string, params any) string {
+	encoded, err := json.Marshal(map[string]any{"workflow": workflow, "params": params, "meta": map[string]string{"tenant": "acme"}})
+	if err != nil {
+		panic(err) // of maps of strings and numbers: cannot happen
+	}
+	return string(encoded)
+}
+
+// noop is the context of an execution that does nothing.
+var noop = document("noop", map[string]any{"customer": 4711, "note": "nothing to do"})
+
+func executionID(i int) string { return fmt.Sprintf("7f3a1c%08d", i) }
+
+// stage writes n contexts and their IDs, ready for [Lab.release].
+func (l *Lab) stage(ctx context.Context, n int, context func(i int) string) error {
+	const chunk = 2000
+	for from := 0; from < n; from += chunk {
+		contexts, ids := make([]any, 0, 2*chunk), make([]any, 0, chunk)
+		for i := from; i < min(from+chunk, n); i++ {
+			contexts = append(contexts, executionID(i), context(i))
+			ids = append(ids, executionID(i))
+		}
+		_, err := l.Redis.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.HSet(ctx, keys.Executions, contexts...)
+			p.LPush(ctx, stagedKey, ids...)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("bench: stage: %w", err)
+		}
+	}
+	return nil
+}
+
+// release makes what was staged pending.
+func (l *Lab) release(ctx context.Context) error {
+	return l.Redis.Client.Rename(ctx, stagedKey, keys.Pending).Err()
+}
+
+// awaitResults returns once the stream has n entries, or an error when it stops growing.
+func (l *Lab) awaitResults(ctx context.Context, n int64) error {
+	last, grew := int64(-1), time.Now()
+	for {
+		have, err := l.Redis.Client.XLen(ctx, keys.Results).Result()
+		if err != nil {
+			return fmt.Errorf("bench: %w", err)
+		}
+		if have >= n {
+			return nil
+		}
+		if have != last {
+			last, grew = have, time.Now()
+		}
+		if time.Since(grew) > 30*time.Second {
+			return fmt.Errorf("bench: only %d of %d results, and none new for 30 s", have, n)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// spent is what a stretch of work took.
+type spent struct {
+	meter
+	took time.Duration
+	n    int
+}
+
+func (s spent) rate() float64       { return float64(s.n) / s.took.Seconds() }
+func (s spent) cpuMicros() float64  { return float64(s.cpu.Nanoseconds()) / 1000 / float64(s.n) }
+func (s spent) roundTrips() float64 { return float64(s.scripts) / float64(s.n) }
+
+// measure runs work over n executions and meters Redis meanwhile.
+func (l *Lab) measure(ctx context.Context, n int, work func() error) (spent, error) {
+	before, err := l.Redis.meter(ctx)
+	if err != nil {
+		return spent{}, err
+	}
+	started := time.Now()
+	if err := work(); err != nil {
+		return spent{}, err
+	}
+	took := time.Since(started)
+	after, err := l.Redis.meter(ctx)
+	return spent{after.since(before), took, n}, err
+}

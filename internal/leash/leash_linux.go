@@ -1,0 +1,28 @@
+package leash
+
+import (
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+)
+
+// start asks the kernel to kill the process when its parent dies. To the kernel the parent is the thread that forked, and
+// threads of Go come and go (golang.org/issue/27505): one goroutine keeps one thread for all starts, for ever.
+func start(cmd *exec.Cmd) error {
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	started := make(chan error, 1)
+	starter() <- func() { started <- cmd.Start() }
+	return <-started
+}
+
+var starter = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() { // for the life of the process
+		runtime.LockOSThread()
+		for do := range work {
+			do()
+		}
+	}()
+	return work
+})
