@@ -13,6 +13,8 @@ import (
 )
 
 const (
+	// committers write batches side by side: while Redis works on one, the next is being encoded.
+	committers    = 2
 	maxBatchItems = 256
 	maxBatchBytes = 4 << 20
 	// A worker stops claiming while this much waits to be written, so that a Redis that is away costs bounded memory.
@@ -49,7 +51,7 @@ func (it *item) bytes() int {
 }
 
 // committer writes what executions ended in, in batches that form by themselves: what finishes while one batch is on its way
-// to Redis goes into the next. Nothing waits on a timer.
+// to Redis goes into the next. Nothing waits on a timer. Several goroutines may Run it.
 type committer struct {
 	w    *Worker
 	more chan struct{}
@@ -96,6 +98,8 @@ func (c *committer) take() []item {
 	batch := c.items[:n:n]
 	if c.items = c.items[n:]; len(c.items) == 0 {
 		c.items = nil
+	} else {
+		poke(c.more)
 	}
 	return batch
 }

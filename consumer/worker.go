@@ -153,7 +153,9 @@ func (w *Worker) Run(ctx context.Context) (int, error) {
 	base := context.WithoutCancel(ctx)
 	fetching, pooling, committing, living := newPart(base), newPart(base), newPart(base), newPart(base)
 	pooling.run(w.pool.Run)
-	committing.run(w.committer.Run)
+	for range committers {
+		committing.run(w.committer.Run)
+	}
 	living.run(heart.Run)
 	living.run(w.reap)
 	living.run(w.mail)

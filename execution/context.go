@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"regexp"
-	"sort"
 	"strings"
 	"time"
 )
@@ -72,21 +71,25 @@ func quote(raw []byte) string { return strings.ToValidUTF8(clip(string(raw), 60)
 // ParseContext decodes a context document strictly: unknown fields (names are case-sensitive), wrong types and values out
 // of range are errors that name the field, the value and what was expected. The returned Context keeps pieces of data.
 func ParseContext(data []byte) (*Context, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(data, &fields); err != nil {
-		return nil, documentError(data, err)
+	if !json.Valid(data) {
+		var anything json.RawMessage
+		return nil, documentError(data, json.Unmarshal(data, &anything))
 	}
-	if fields == nil {
+	switch begin := data[skipSpace(data, 0)]; begin {
+	case '{':
+	case 'n':
 		return nil, fmt.Errorf("%w: expected a JSON object, got null", ErrInvalidContext)
+	default:
+		return nil, documentError(data, nil)
 	}
 	x := &Context{Function: DefaultFunction, Params: emptyObject, Meta: emptyObject}
-	for _, name := range fieldOrder(fields) {
-		parse, known := contextFields[name]
+	for name, value := range members(data) {
+		field, known := contextFields[string(name)]
 		if !known {
 			return nil, fmt.Errorf("%w: unknown field %q, expected one of workflow, function, params, timeout_seconds, retry, "+
-				"reply_ttl_seconds, content_sha256, group, traceparent, meta", ErrInvalidContext, clip(name, 60))
+				"reply_ttl_seconds, content_sha256, group, traceparent, meta", ErrInvalidContext, clip(string(name), 60))
 		}
-		if err := parse(x, name, fields[name]); err != nil {
+		if err := field.parse(x, field.name, value); err != nil {
 			return nil, err
 		}
 	}
@@ -104,20 +107,23 @@ func documentError(data []byte, err error) error {
 	return fmt.Errorf("%w: expected a JSON object, got %s", ErrInvalidContext, quote(bytes.TrimSpace(data)))
 }
 
-// fieldOrder makes which of several errors is reported independent of map order. The common context has one or two
-// fields, where sorting costs nothing.
-func fieldOrder(fields map[string]json.RawMessage) []string {
-	names := make([]string, 0, len(fields))
-	for name := range fields {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
-}
-
 type fieldParser func(x *Context, field string, raw json.RawMessage) error
 
-var contextFields = map[string]fieldParser{
+// contextField is a parser with the name to pass it: the same string for every execution.
+type contextField struct {
+	name  string
+	parse fieldParser
+}
+
+var contextFields = func() map[string]contextField {
+	fields := map[string]contextField{}
+	for name, parse := range parsers {
+		fields[name] = contextField{name, parse}
+	}
+	return fields
+}()
+
+var parsers = map[string]fieldParser{
 	"workflow": name(func(x *Context) *string { return &x.Workflow }, "a module path or the name of a handler"),
 	"function": name(func(x *Context) *string { return &x.Function }, "the name of a function"),
 	"group":    name(func(x *Context) *string { return &x.Group }, "a string"),
@@ -186,20 +192,22 @@ func parseSHA256(x *Context, field string, raw json.RawMessage) error {
 }
 
 func parseRetry(x *Context, field string, raw json.RawMessage) error {
-	var fields map[string]json.RawMessage
-	if err := decode(&fields, field, "an object", raw); err != nil {
+	var given json.RawMessage // max_attempts
+	if err := object(&given, field, raw); err != nil {
 		return err
 	}
+	given = nil
 	r := &Retry{InitialBackoff: time.Second, MaxBackoff: time.Minute}
-	for _, key := range fieldOrder(fields) {
+	for key, value := range members(raw) {
 		var err error
-		switch inner := field + "." + key; key {
+		switch inner := field + "." + string(key); string(key) {
 		case "max_attempts":
-			err = decode(&r.MaxAttempts, inner, "a whole number above 0", fields[key])
+			given = value
+			err = decode(&r.MaxAttempts, inner, "a whole number above 0", value)
 		case "initial_backoff_seconds":
-			err = seconds(&r.InitialBackoff, inner, 0, fields[key])
+			err = seconds(&r.InitialBackoff, inner, 0, value)
 		case "max_backoff_seconds":
-			err = seconds(&r.MaxBackoff, inner, 0, fields[key])
+			err = seconds(&r.MaxBackoff, inner, 0, value)
 		default:
 			err = fmt.Errorf("%w: unknown field %q, expected one of max_attempts, initial_backoff_seconds, max_backoff_seconds",
 				ErrInvalidContext, clip(inner, 60))
@@ -209,7 +217,7 @@ func parseRetry(x *Context, field string, raw json.RawMessage) error {
 		}
 	}
 	if r.MaxAttempts < 1 {
-		return fieldError(field+".max_attempts", "a whole number above 0", orMissing(fields["max_attempts"]))
+		return fieldError(field+".max_attempts", "a whole number above 0", orMissing(given))
 	}
 	r.MaxBackoff = max(r.MaxBackoff, r.InitialBackoff)
 	x.Retry = r
@@ -227,7 +235,7 @@ func decode(target any, field, expected string, raw json.RawMessage) error {
 	if string(raw) == "null" {
 		return fieldError(field, expected, raw)
 	}
-	if err := json.Unmarshal(raw, target); err != nil {
+	if err := decodeValue(target, raw); err != nil {
 		return fieldError(field, expected, raw)
 	}
 	return nil

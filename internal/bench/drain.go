@@ -39,6 +39,8 @@ func (l *Lab) Drain(ctx context.Context, n, concurrency int) (*Report, error) {
 		all.add("times single", worker.rate()/single.rate())
 		all.add("cpu", worker.cpuMicros())
 		all.add("trips", worker.roundTrips())
+		all.add("bare cpu", bare.cpuMicros())
+		all.add("single cpu", single.cpuMicros())
 	}
 	r := &Report{Name: "drain", About: fmt.Sprintf("%d executions that do nothing, one worker, concurrency %d", n, concurrency)}
 	r.add("worker", all.median("worker"), "/s")
@@ -47,6 +49,8 @@ func (l *Lab) Drain(ctx context.Context, n, concurrency int) (*Report, error) {
 	r.atLeast("worker / bare loop", all.median("of bare"), "", 0.8)
 	r.atLeast("worker / round trips", all.median("times single"), "", 8)
 	r.below("Redis CPU per execution", all.median("cpu"), "µs", 6)
+	r.add("… of the bare loop", all.median("bare cpu"), "µs")
+	r.add("… of the round trips", all.median("single cpu"), "µs")
 	r.below("round trips per execution", all.median("trips"), "", 0.05)
 	return r, nil
 }
