@@ -28,7 +28,7 @@ func (f *fetcher) Run(ctx context.Context) error {
 		if want == 0 {
 			continue
 		}
-		due, claimed, err := f.claim(ctx, want)
+		due, more, err := f.claim(ctx, want)
 		if err != nil {
 			f.w.health.failed("claim", err)
 			backoff(ctx, failures)
@@ -37,7 +37,7 @@ func (f *fetcher) Run(ctx context.Context) error {
 		}
 		failures = 0
 		f.w.health.recovered("claim")
-		if claimed == 0 {
+		if !more && f.awaitRoom(ctx) > 0 {
 			f.block(ctx, due)
 		}
 	}
@@ -80,9 +80,9 @@ func (f *fetcher) giveBack() {
 	f.w.committer.add(items...)
 }
 
-// claim asks for executions and hands them to the pool. It returns how many there were and, when a scheduled one is next,
-// how long until it is due.
-func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, claimed int, err error) {
+// claim asks for executions and hands them to the pool. It returns whether there may be more to claim at once and, when a
+// scheduled one is next, how long until it is due.
+func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, more bool, err error) {
 	// Not cancelled by a drain: what the reply brings must be run or released.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ioTimeout)
 	defer cancel()
@@ -99,12 +99,12 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, claim
 	switch {
 	case errors.Is(err, queue.ErrNotRegistered):
 		poke(f.w.beatNow) // the heartbeat finds out, and fences
-		return 0, 0, err
+		return 0, false, err
 	case err != nil:
 		// Only a refusal says that nothing was claimed.
 		nothing := errors.Is(err, queue.ErrRefused) || errors.Is(err, queue.ErrStaleClaim)
 		f.uncertain = f.uncertain || !nothing
-		return 0, 0, err
+		return 0, false, err
 	}
 	if len(reply.Claimed) > 0 {
 		failpoint.Hit("after-claim")
@@ -112,10 +112,8 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, claim
 	reconciled := f.uncertain
 	f.uncertain = false
 	f.w.accept(ctx, incarnation, reply)
-	if reconciled {
-		return 0, max(len(reply.Claimed), 1), nil // claim before blocking: it is not known that nothing is pending
-	}
-	return time.Duration(reply.NextDueMS) * time.Millisecond, len(reply.Claimed) + reply.Duplicates, nil
+	// After a reconciliation it is not known that nothing is pending.
+	return time.Duration(reply.NextDueMS) * time.Millisecond, reply.More || reconciled, nil
 }
 
 // block waits for something to be pending, at most until the next scheduled execution is due.

@@ -41,6 +41,7 @@ type ClaimReply struct {
 	ModulesVersion string
 	NextDueMS      int64 // until the next scheduled execution is due; -1: none is scheduled
 	Duplicates     int   // IDs dropped because they were claimed already
+	More           bool  // there may be more to claim; false: nothing was pending any more
 }
 
 // Claim takes executions for an incarnation. It is not safe to repeat: after an error that is not [ErrRefused],
@@ -56,14 +57,15 @@ func (q *Queue) Claim(ctx context.Context, c Claim) (*ClaimReply, error) {
 		return nil, err
 	}
 	values, ok := raw.([]any)
-	if !ok || len(values) != 4+describedValues {
+	if !ok || len(values) != 5+describedValues {
 		return nil, fmt.Errorf("claim: unexpected reply %T of %d values", raw, len(values))
 	}
 	reply := &ClaimReply{
 		NowMS: number(values[0]), ModulesVersion: text(values[1]), NextDueMS: number(values[2]), Duplicates: int(number(values[3])),
+		More: number(values[4]) == 1,
 	}
 	token := c.Incarnation + ":" + strconv.FormatInt(c.Seq, 10) + ":"
-	reply.Claimed = described(values[4:], reply.NowMS)
+	reply.Claimed = described(values[5:], reply.NowMS)
 	for i := range reply.Claimed {
 		reply.Claimed[i].Token = token + strconv.Itoa(reply.Claimed[i].Attempt())
 	}

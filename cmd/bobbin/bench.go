@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,6 +42,24 @@ func (a *app) benchCommand() *cobra.Command {
 	}{
 		{"drain", "a backlog of executions that do nothing, beside two loops", 200_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 			return l.Drain(ctx, o.executions, o.concurrency)
+		}},
+		{"idle", "from LPUSH to handler start and to the result, one at a time", 2000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+			return l.Idle(ctx, o.executions)
+		}},
+		{"inflight", "memory and throughput with thousands of executions that wait", 200_000, 9984, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+			return l.InFlight(ctx, o.concurrency, o.executions)
+		}},
+		{"quiet", "a worker with nothing to do", 1, 4, func(ctx context.Context, l *bench.Lab, _ *benchOptions) (*bench.Report, error) {
+			return l.Quiet(ctx, 20*time.Second)
+		}},
+		{"fairness", "executions of 50 ms on two workers", 2000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+			return l.Fairness(ctx, o.executions, o.concurrency)
+		}},
+		{"scale", "Redis CPU per execution as backlog, workers and stream grow", 1_000_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+			return l.Scale(ctx, o.executions, 5*o.executions)
+		}},
+		{"fleet", "a thousand workers with nothing to do", 1, 1000, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+			return l.Fleet(ctx, o.concurrency, 20*time.Second)
 		}},
 	} {
 		cmd.AddCommand(a.measurement(m.name, m.short, m.executions, m.concurrency, m.do))
@@ -160,6 +179,9 @@ type pause struct {
 func benchHandlers() *runner.Mux {
 	mux := runner.NewMux()
 	mux.Handle("noop", runner.Func(func(context.Context, *runner.Call) (json.RawMessage, error) { return nil, nil }))
+	mux.Handle("stamp", runner.Func(func(context.Context, *runner.Call) (json.RawMessage, error) {
+		return strconv.AppendInt(nil, time.Now().UnixNano(), 10), nil
+	}))
 	runner.Handle(mux, "sleep", func(ctx context.Context, p pause) (any, error) {
 		timer := time.NewTimer(time.Duration(p.Millis) * time.Millisecond)
 		defer timer.Stop()

@@ -28,7 +28,7 @@ func (l *Lab) start(ctx context.Context, settings ...string) (*child, error) {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
 	cmd := exec.Command(l.Worker[0], l.Worker[1:]...)
-	cmd.Env = append(os.Environ(), "BOBBIN_REDIS_URL="+l.Redis.URL(), "BOBBIN_PREFIX="+prefix, "BOBBIN_LOG_LEVEL=error", "BOBBIN_RESULTS_MAX=0")
+	cmd.Env = append(os.Environ(), "BOBBIN_REDIS_URL="+l.Redis.URL(), "BOBBIN_PREFIX="+prefix, "BOBBIN_LOG_LEVEL=error")
 	cmd.Env = append(cmd.Env, settings...)
 	cmd.Stderr = l.Log
 	if err := leash.Start(cmd); err != nil {

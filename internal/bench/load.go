@@ -35,10 +35,15 @@ func executionID(i int) string { return fmt.Sprintf("7f3a1c%08d", i) }
 
 // stage writes n contexts and their IDs, ready for [Lab.release].
 func (l *Lab) stage(ctx context.Context, n int, context func(i int) string) error {
+	return l.stageFrom(ctx, 0, n, context)
+}
+
+// stageFrom is stage with IDs that begin after the first ones.
+func (l *Lab) stageFrom(ctx context.Context, first, n int, context func(i int) string) error {
 	const chunk = 2000
-	for from := 0; from < n; from += chunk {
+	for from := first; from < first+n; from += chunk {
 		contexts, ids := make([]any, 0, 2*chunk), make([]any, 0, chunk)
-		for i := from; i < min(from+chunk, n); i++ {
+		for i := from; i < min(from+chunk, first+n); i++ {
 			contexts = append(contexts, executionID(i), context(i))
 			ids = append(ids, executionID(i))
 		}

@@ -119,6 +119,22 @@ func (s *Server) meter(ctx context.Context) (m meter, err error) {
 	return m, nil
 }
 
+// sent is how many commands clients have sent that workers send: those inside of scripts are not counted. Commands that a
+// worker sends only once are left out.
+func (s *Server) sent(ctx context.Context) (int64, error) {
+	info, err := s.Client.InfoMap(ctx, "commandstats").Result()
+	if err != nil {
+		return 0, fmt.Errorf("bench: %w", err)
+	}
+	total := int64(0)
+	for _, name := range []string{"evalsha", "eval", "blmove", "ping", "xlen", "xinfo|groups", "publish"} {
+		calls, _, _ := strings.Cut(strings.TrimPrefix(info["Commandstats"]["cmdstat_"+name], "calls="), ",")
+		n, _ := strconv.ParseInt(calls, 10, 64)
+		total += n
+	}
+	return total, nil
+}
+
 func (m meter) since(before meter) meter {
 	return meter{m.cpu - before.cpu, m.commands - before.commands, m.scripts - before.scripts}
 }

@@ -1,8 +1,8 @@
 -- Claim up to ARGV.want executions for one incarnation: from hand-off first, whoever moved the ID there, then from pending.
 -- KEYS: handoff pending claims executions attempts recoveries cancels scheduled workers worker modules:version
 -- ARGV: incarnation, seq, want, largest context, most context bytes in one reply
--- Reply: now_ms, modules:version, ms until the next scheduled execution (-1: none), duplicates dropped, then describe.lua.
---   Errors: NOTREGISTERED; STALECLAIM when a later fence (fence_claims.lua) overtook this call.
+-- Reply: now_ms, modules:version, ms until the next scheduled execution (-1: none), duplicates dropped, 1 if there may
+--   be more to claim, then describe.lua. Errors: NOTREGISTERED; STALECLAIM when a later fence (fence_claims.lua) overtook this call.
 --
 -- Safe prefixes: everything is read before the claims are written, and they are written before their IDs leave the lists. Cut
 -- off between the two, an ID is in the list and claimed, and the next claim drops it from the list as a duplicate. A due ID
@@ -19,21 +19,27 @@ if fence and seq <= tonumber(fence) then return redis.error_reply('STALECLAIM ' 
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local next_due = -1
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[8], '-inf', now, 'LIMIT', 0, want)) do
-  redis.call('LPUSH', KEYS[2], id)
-  redis.call('ZREM', KEYS[8], id)
-end
 local soonest = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')
-if soonest[2] then next_due = math.max(0, tonumber(soonest[2]) - now) end
+if soonest[2] and tonumber(soonest[2]) <= now then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[8], '-inf', now, 'LIMIT', 0, want)) do
+    redis.call('LPUSH', KEYS[2], id)
+    redis.call('ZREM', KEYS[8], id)
+  end
+  soonest = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')
+end
+local next_due = soonest[2] and math.max(0, tonumber(soonest[2]) - now) or -1
 
-local ids, sizes, mine, duplicates = {}, {}, {}, 0
+local ids, sizes, mine, duplicates, more = {}, {}, {}, 0, 0
 local function choose(list) -- from its right end; returns how many of it are to go
   local some = want > 0 and redis.call('LRANGE', list, -want, -1) or {}
+  if #some == want then more = 1 end
   local holders = #some > 0 and redis.call('HMGET', KEYS[3], unpack(some))
   for i = #some, 1, -1 do
     local id = some[i]
-    if budget <= 0 then return #some - i end
+    if budget <= 0 then
+      more = 1
+      return #some - i
+    end
     if holders[i] or mine[id] then
       duplicates = duplicates + 1
     else
@@ -48,9 +54,9 @@ end
 local from_handoff = choose(KEYS[1])
 local from_pending = choose(KEYS[2])
 
-local reply = { now, redis.call('GET', KEYS[11]) or '0', next_due, duplicates }
+local reply = { now, redis.call('GET', KEYS[11]) or '0', next_due, duplicates, more }
 describe(reply, ids, sizes, keys, limit)
-local attempts, claims, token = reply[8], {}, incarnation .. ':' .. seq .. ':'
+local attempts, claims, token = reply[9], {}, incarnation .. ':' .. seq .. ':'
 local first = token .. '1'
 for i = 1, #ids do
   claims[2 * i - 1], claims[2 * i] = ids[i], attempts and attempts[i] and token .. (attempts[i] + 1) or first

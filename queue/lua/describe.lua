@@ -2,9 +2,6 @@
 -- Appends six values to reply: ids, contexts, sizes, attempts spent, recoveries, cancel requests. A context is a string, or
 -- false when there is none or when it is above the limit: then it is never read, and sizes is a list that says so. Where
 -- nobody has attempts, recoveries or a cancel request, which is nearly always, false stands for the whole list.
-local function listed(key, ids)
-  return #ids > 0 and redis.call('EXISTS', key) == 1 and redis.call('HMGET', key, unpack(ids))
-end
 local function describe(reply, ids, sizes, keys, limit)
   local fit, above = {}, false
   for i = 1, #ids do
@@ -18,5 +15,8 @@ local function describe(reply, ids, sizes, keys, limit)
   end
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3] = ids, contexts, above and sizes
-  reply[n + 4], reply[n + 5], reply[n + 6] = listed(keys.attempts, ids), listed(keys.recoveries, ids), listed(keys.cancels, ids)
+  local any = #ids > 0 and redis.call('EXISTS', keys.attempts, keys.recoveries, keys.cancels) > 0
+  for k, key in ipairs({ keys.attempts, keys.recoveries, keys.cancels }) do
+    reply[n + 3 + k] = any and redis.call('HMGET', key, unpack(ids))
+  end
 end
