@@ -37,8 +37,8 @@ func (f *fetcher) Run(ctx context.Context) error {
 		}
 		failures = 0
 		f.w.health.recovered("claim")
-		if !more && f.awaitRoom(ctx) > 0 {
-			f.block(ctx, due)
+		for !more && f.awaitRoom(ctx) > 0 && !f.block(ctx, due) {
+			due = -1 // nothing came and nothing is there: block again, without a claim
 		}
 	}
 	return nil
@@ -116,8 +116,9 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, more 
 	return time.Duration(reply.NextDueMS) * time.Millisecond, reply.More || reconciled, nil
 }
 
-// block waits for something to be pending, at most until the next scheduled execution is due.
-func (f *fetcher) block(ctx context.Context, due time.Duration) {
+// block waits for something to be pending, at most until the next scheduled execution is due. It returns whether there is a
+// reason to claim.
+func (f *fetcher) block(ctx context.Context, due time.Duration) bool {
 	limit := queue.MaxBlock
 	if due >= 0 {
 		limit = min(limit, due+time.Millisecond)
@@ -126,15 +127,16 @@ func (f *fetcher) block(ctx context.Context, due time.Duration) {
 	if err != nil {
 		f.w.health.failed("wake", err)
 		backoff(ctx, 0)
-		return
+		return true
 	}
 	f.w.health.recovered("wake")
-	if woken {
+	if woken == queue.WokenByID {
 		failpoint.Hit("after-wake")
+		if ctx.Err() != nil || !f.w.mayClaim() {
+			f.handBack()
+		}
 	}
-	if woken && (ctx.Err() != nil || !f.w.mayClaim()) {
-		f.handBack()
-	}
+	return woken != queue.WokenByNothing
 }
 
 // handBack returns the ID that woke a worker which no longer claims, so that another need not wait for it.

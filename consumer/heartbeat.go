@@ -70,7 +70,7 @@ func (h *heart) beat(ctx context.Context) error {
 	h.steady(sent)
 	h.lastBeat = sent
 	h.obey(ctx, pulse)
-	return errors.Join(h.bury(ctx), h.results.check(ctx), h.results.trim(ctx))
+	return errors.Join(h.bury(ctx), h.results.check(ctx, pulse.Results), h.results.trim(ctx))
 }
 
 func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {

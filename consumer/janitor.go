@@ -13,17 +13,19 @@ type backpressure struct {
 	trimmed time.Time
 }
 
-// check stops and starts claiming. It is cheap while the stream is short.
-func (b *backpressure) check(ctx context.Context) error {
-	limit := b.w.opts.ResultsMax
+// check stops and starts claiming. It costs nothing while the stream, whose length comes with the heartbeat, is short.
+func (b *backpressure) check(ctx context.Context, length int64) error {
+	limit, unread := b.w.opts.ResultsMax, length
 	if limit <= 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
-	defer cancel()
-	unread, err := b.w.queue.Unread(ctx, limit)
-	if err != nil {
-		return err
+	if length > limit || length < 0 {
+		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+		defer cancel()
+		var err error
+		if unread, err = b.w.queue.Unread(ctx, limit); err != nil {
+			return err
+		}
 	}
 	choked := unread > limit
 	if choked == b.w.choked.Load() {

@@ -15,7 +15,7 @@ import (
 
 const (
 	// DefaultInterval is how long a subscription may be silent before it is asked for a sign of life.
-	DefaultInterval = 5 * time.Second
+	DefaultInterval = 10 * time.Second
 	maxPause        = 2 * time.Second
 )
 

@@ -80,7 +80,7 @@ func TestClaimsFirstInFirstOutAndHandoffFirst(t *testing.T) {
 		s.submit("1", "2", "3", "4")
 		woken, err := s.NewWaker().Wake(time.Second)
 		require.NoError(s.t, err)
-		require.True(s.t, woken)
+		require.Equal(s.t, queue.WokenByID, woken)
 		s.submit("5")
 		reply := s.claim("w-1-a", 2)
 		require.Equal(s.t, []string{"1", "2"}, ids(reply))

@@ -24,13 +24,22 @@ const uninterruptible = 250 * time.Millisecond
 // NewWaker returns a waker. It connects when first used.
 func (q *Queue) NewWaker() *Waker { return &Waker{q: q} }
 
+// Woken is what ended a [Waker.Wake].
+type Woken int
+
+// What a wake finds.
+const (
+	WokenByNothing Woken = iota // time passed, and a claim would find nothing: nothing is pending, in hand-off or scheduled
+	WokenByID                   // an ID was moved to hand-off
+	WokenByOther                // time passed, or somebody interrupted; a claim may find something
+)
+
 // Wake blocks until an ID is pending and moves it to hand-off, or until timeout (at most [MaxBlock], and less on a server
-// without CLIENT UNBLOCK) has passed: then it
-// returns false. Which ID it was does not matter: the next claim by anyone takes it from there. After an error it is not
-// known whether an ID was moved, and it does not matter either.
+// without CLIENT UNBLOCK) has passed. Which ID it was does not matter: the next claim by anyone takes it from there. After an
+// error it is not known whether an ID was moved, and it does not matter either.
 //
 // There is no context: cancelling one does not interrupt a blocked pop, it only forgets what the pop brings.
-func (w *Waker) Wake(timeout time.Duration) (bool, error) {
+func (w *Waker) Wake(timeout time.Duration) (Woken, error) {
 	timeout = min(max(timeout, 10*time.Millisecond), MaxBlock)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout+ioTimeout)
 	defer cancel()
@@ -38,13 +47,27 @@ func (w *Waker) Wake(timeout time.Duration) (bool, error) {
 	if w.id.Load() == 0 { // it cannot be interrupted, so it must not keep a drain waiting
 		timeout = min(timeout, uninterruptible)
 	}
-	// Not BLMove: go-redis rounds its timeout to whole seconds.
-	err := w.conn.Do(ctx, "blmove", w.q.Keys.Pending, w.q.Keys.Handoff, "right", "left", fmt.Sprintf("%.3f", timeout.Seconds())).Err()
-	if err == nil || errors.Is(err, redis.Nil) {
-		return err == nil, nil
+	k := w.q.Keys
+	var pop *redis.Cmd
+	var there *redis.IntCmd
+	// One exchange: Redis looks what is there when the pop has ended.
+	_, err := w.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+		// Not BLMove: go-redis rounds its timeout to whole seconds.
+		pop = p.Do(ctx, "blmove", k.Pending, k.Handoff, "right", "left", fmt.Sprintf("%.3f", timeout.Seconds()))
+		there = p.Exists(ctx, k.Pending, k.Handoff, k.Scheduled)
+		return nil
+	})
+	switch {
+	case err != nil && !errors.Is(err, redis.Nil):
+		w.Close()
+		return WokenByOther, wrap("wake", err)
+	case pop.Err() == nil:
+		return WokenByID, nil
+	case there.Val() == 0:
+		return WokenByNothing, nil
+	default:
+		return WokenByOther, nil
 	}
-	w.Close()
-	return false, wrap("wake", err)
 }
 
 func (w *Waker) connect(ctx context.Context) {

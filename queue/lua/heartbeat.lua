@@ -1,9 +1,9 @@
 -- Say that an incarnation lives, and hear what it is to do.
--- KEYS: workers worker intents cancels claims executions handoff reaper
+-- KEYS: workers worker intents cancels claims executions handoff reaper results
 -- ARGV: incarnation, ms the registration outlives this, lease in ms, may reap (0 or 1), ms between reaps in the fleet, then
 --   fields and values
 -- Reply: now_ms, intent or false, length of handoff, {ID, request, ...} cancels of this incarnation's executions,
---   {incarnation, ...} silent ones that this worker is to reap. Error: NOTREGISTERED.
+--   {incarnation, ...} silent ones that this worker is to reap, length of results (-1: not a stream). Error: NOTREGISTERED.
 --
 -- The first write is PEXPIRE on purpose: Redis refuses memory-hungry commands only before a script's first write, so that a
 -- worker keeps its lease while Redis is full. Safe to repeat.
@@ -11,10 +11,10 @@ local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score or tonumber(score) <= 0 then return redis.error_reply('NOTREGISTERED ' .. ARGV[1]) end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
+local there = redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('HSET', KEYS[2], unpack(ARGV, 6))
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
+if there == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
 
 local cancels = {}
 if redis.call('EXISTS', KEYS[4]) == 1 then
@@ -34,4 +34,6 @@ if ARGV[4] == '1' then
   silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3], 'LIMIT', 0, 100)
   if #silent > 0 and not redis.call('SET', KEYS[8], ARGV[1], 'PX', ARGV[5], 'NX') then silent = {} end
 end
-return { now, redis.call('HGET', KEYS[3], ARGV[1]), redis.call('LLEN', KEYS[7]), cancels, silent }
+local length = redis.pcall('XLEN', KEYS[9])
+if type(length) ~= 'number' then length = -1 end
+return { now, redis.call('HGET', KEYS[3], ARGV[1]), redis.call('LLEN', KEYS[7]), cancels, silent, length }
