@@ -6,7 +6,7 @@ GOLANGCI_WANT := 2.15.0
 REDIS         := $(or $(BOBBIN_TEST_REDIS_SERVER),$(shell command -v redis-server))
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: help build test lint fuzz soak mutations
+.PHONY: help build test lint fuzz soak mutations bench
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -48,3 +48,6 @@ soak: ## chaos for DURATION=30m: prints totals; BOBBIN_CHAOS_SEED=n replays a sc
 
 mutations: ## take out one mitigation at a time and show that a test fails for each
 	$(GO) run ./internal/mutations $(ONLY)
+
+bench: build ## measure everything and write the figures of docs/performance.md
+	bin/bobbin bench all --write docs/performance.md

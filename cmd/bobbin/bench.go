@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"github.com/bobbin-run/bobbin/config"
 	"github.com/bobbin-run/bobbin/consumer"
 	"github.com/bobbin-run/bobbin/internal/bench"
+	"github.com/bobbin-run/bobbin/internal/heap"
 	"github.com/bobbin-run/bobbin/internal/logging"
 	"github.com/bobbin-run/bobbin/runner"
 )
@@ -21,8 +23,45 @@ import (
 // benchOptions are the flags that every measurement takes.
 type benchOptions struct {
 	runs, executions, concurrency int
-	redisServer, fsync            string
-	asJSON                        bool
+	redisServer, fsync, write     string
+	asJSON, defaults              bool
+}
+
+// measurement is one subcommand of bench.
+type measurement struct {
+	name, short             string
+	executions, concurrency int // defaults
+	do                      func(context.Context, *bench.Lab, *benchOptions) (*bench.Report, error)
+}
+
+var measurements = []measurement{
+	{"drain", "a backlog of executions that do nothing, beside two loops", 200_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+		return l.Drain(ctx, o.executions, o.concurrency)
+	}},
+	{"starlark", "a backlog of ten-line Starlark workflows, beside the interpreter alone", 100_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+		return l.Starlark(ctx, o.executions, o.concurrency)
+	}},
+	{"idle", "from LPUSH to handler start and to the result, one at a time", 2000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+		return l.Idle(ctx, o.executions)
+	}},
+	{"inflight", "memory and throughput with thousands of executions that wait", 200_000, 9984, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+		return l.InFlight(ctx, o.concurrency, o.executions)
+	}},
+	{"quiet", "a worker with nothing to do", 1, 4, func(ctx context.Context, l *bench.Lab, _ *benchOptions) (*bench.Report, error) {
+		return l.Quiet(ctx, 20*time.Second)
+	}},
+	{"fairness", "executions of 50 ms on two workers", 2000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+		return l.Fairness(ctx, o.executions, o.concurrency)
+	}},
+	{"scale", "Redis CPU per execution as backlog, workers and stream grow", 1_000_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+		return l.Scale(ctx, o.executions, 5*o.executions)
+	}},
+	{"fleet", "a thousand workers with nothing to do", 1, 1000, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+		return l.Fleet(ctx, o.concurrency, 20*time.Second)
+	}},
+	{"smoke", "commands and allocations per execution, which do not vary", 20_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+		return l.Smoke(ctx, o.executions)
+	}},
 }
 
 func (a *app) benchCommand() *cobra.Command {
@@ -33,72 +72,85 @@ func (a *app) benchCommand() *cobra.Command {
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.benchWorker())
-	type measurement = func(context.Context, *bench.Lab, *benchOptions) (*bench.Report, error)
-	for _, m := range []struct {
-		name, short             string
-		executions, concurrency int
-		do                      measurement
-	}{
-		{"drain", "a backlog of executions that do nothing, beside two loops", 200_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
-			return l.Drain(ctx, o.executions, o.concurrency)
-		}},
-		{"idle", "from LPUSH to handler start and to the result, one at a time", 2000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
-			return l.Idle(ctx, o.executions)
-		}},
-		{"inflight", "memory and throughput with thousands of executions that wait", 200_000, 9984, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
-			return l.InFlight(ctx, o.concurrency, o.executions)
-		}},
-		{"quiet", "a worker with nothing to do", 1, 4, func(ctx context.Context, l *bench.Lab, _ *benchOptions) (*bench.Report, error) {
-			return l.Quiet(ctx, 20*time.Second)
-		}},
-		{"fairness", "executions of 50 ms on two workers", 2000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
-			return l.Fairness(ctx, o.executions, o.concurrency)
-		}},
-		{"scale", "Redis CPU per execution as backlog, workers and stream grow", 1_000_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
-			return l.Scale(ctx, o.executions, 5*o.executions)
-		}},
-		{"fleet", "a thousand workers with nothing to do", 1, 1000, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
-			return l.Fleet(ctx, o.concurrency, 20*time.Second)
-		}},
-	} {
-		cmd.AddCommand(a.measurement(m.name, m.short, m.executions, m.concurrency, m.do))
+	cmd.AddCommand(a.benchWorker(), a.benchAll())
+	for _, m := range measurements {
+		cmd.AddCommand(a.benchOne(m))
 	}
 	return cmd
 }
 
-func (a *app) measurement(name, short string, executions, concurrency int, do func(context.Context, *bench.Lab, *benchOptions) (*bench.Report, error)) *cobra.Command {
+func (a *app) benchOne(m measurement) *cobra.Command {
 	o := &benchOptions{}
 	cmd := &cobra.Command{
-		Use: name, Short: short, Args: exactly(),
+		Use: m.name, Short: m.short, Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			lab, machine, err := a.benchLab(ctx, o)
-			if err != nil {
-				return err
-			}
-			defer lab.Redis.Close()
-			report, err := do(ctx, lab, o)
-			if err != nil {
-				return err
-			}
-			report.Machine = machine
-			if o.asJSON {
-				return bench.JSON(a.stdout, []*bench.Report{report})
-			}
-			fmt.Fprintln(a.stdout, machine)
-			return report.Table(a.stdout)
+			return a.measure(cmd.Context(), []measurement{m}, o)
 		},
 	}
+	o.flags(cmd)
+	cmd.Flags().IntVar(&o.executions, "executions", m.executions, "how many executions")
+	cmd.Flags().IntVar(&o.concurrency, "concurrency", m.concurrency, "how many at the same time; fleet: how many workers")
+	return cmd
+}
+
+func (a *app) benchAll() *cobra.Command {
+	o := &benchOptions{executions: 1, concurrency: 1}
+	cmd := &cobra.Command{
+		Use: "all", Short: "All of them, with their defaults: about ten minutes", Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.measure(cmd.Context(), measurements, o) },
+	}
+	o.flags(cmd)
+	o.defaults = true
+	cmd.Flags().StringVar(&o.write, "write", "", "also put the figures between the markers of this Markdown page")
+	return cmd
+}
+
+func (o *benchOptions) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.IntVar(&o.runs, "runs", 3, "how often to repeat; medians are reported")
-	flags.IntVar(&o.executions, "executions", executions, "how many executions")
-	flags.IntVar(&o.concurrency, "concurrency", concurrency, "how many at the same time")
 	flags.StringVar(&o.redisServer, "redis-server", "", "path of the redis-server to start (default: from PATH)")
 	flags.StringVar(&o.fsync, "appendfsync", "no", "no (no persistence), everysec or always")
 	flags.BoolVar(&o.asJSON, "json", false, "write one JSON document")
-	return cmd
+}
+
+// measure runs measurements one after another on one server.
+func (a *app) measure(ctx context.Context, all []measurement, o *benchOptions) error {
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	lab, machine, err := a.benchLab(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer lab.Redis.Close()
+	if !o.asJSON {
+		fmt.Fprintln(a.stdout, machine)
+	}
+	var reports []*bench.Report
+	for _, m := range all {
+		own := *o
+		if o.defaults {
+			own.executions, own.concurrency = m.executions, m.concurrency
+		}
+		report, err := m.do(ctx, lab, &own)
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+		report.Machine = machine
+		reports = append(reports, report)
+		if o.asJSON {
+			continue
+		}
+		if err := report.Table(a.stdout); err != nil {
+			return err
+		}
+	}
+	if o.asJSON {
+		err = bench.JSON(a.stdout, reports)
+	}
+	if o.write != "" {
+		err = errors.Join(err, bench.Write(o.write, reports, time.Now()))
+	}
+	return err
 }
 
 func (o *benchOptions) check() error {
@@ -158,6 +210,7 @@ func (a *app) benchWorker() *cobra.Command {
 				return err
 			}
 			options.Runner = benchHandlers()
+			heap.KeepFloor(heapFloor)
 			w, err := consumer.New(options)
 			if err != nil {
 				return err
@@ -181,6 +234,10 @@ func benchHandlers() *runner.Mux {
 	mux.Handle("noop", runner.Func(func(context.Context, *runner.Call) (json.RawMessage, error) { return nil, nil }))
 	mux.Handle("stamp", runner.Func(func(context.Context, *runner.Call) (json.RawMessage, error) {
 		return strconv.AppendInt(nil, time.Now().UnixNano(), 10), nil
+	}))
+	mux.Handle("wait", runner.Func(func(ctx context.Context, _ *runner.Call) (json.RawMessage, error) {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
 	}))
 	runner.Handle(mux, "sleep", func(ctx context.Context, p pause) (any, error) {
 		timer := time.NewTimer(time.Duration(p.Millis) * time.Millisecond)

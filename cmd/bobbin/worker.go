@@ -9,6 +9,7 @@ import (
 	"github.com/bobbin-run/bobbin/config"
 	"github.com/bobbin-run/bobbin/consumer"
 	"github.com/bobbin-run/bobbin/control"
+	"github.com/bobbin-run/bobbin/internal/heap"
 	"github.com/bobbin-run/bobbin/internal/logging"
 	"github.com/bobbin-run/bobbin/runner"
 	"github.com/bobbin-run/bobbin/runner/script"
@@ -32,6 +33,7 @@ func (a *app) workerCommand() *cobra.Command {
 				log.Warn("unknown variable in the environment", "variable", unknown, "closest", config.Closest(unknown))
 			}
 			log.Debug("configuration", "config", cfg)
+			heap.KeepFloor(heapFloor)
 			options, err := workerOptions(cfg, log)
 			if err != nil {
 				return err
@@ -51,6 +53,9 @@ func (a *app) workerCommand() *cobra.Command {
 		},
 	}
 }
+
+// heapFloor is how much garbage a worker may gather before it is collected: for some memory, half as much again in throughput.
+const heapFloor = 16 << 20
 
 // workerOptions is where the environment meets the library.
 func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, error) {

@@ -35,7 +35,7 @@ func (l *Lab) start(ctx context.Context, settings ...string) (*child, error) {
 		return nil, fmt.Errorf("bench: start a worker: %w", err)
 	}
 	c := &child{cmd, l}
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		n, err := l.Redis.Client.ZCard(ctx, keys.Workers).Result()
 		if err != nil || ctx.Err() != nil {
 			c.kill()
@@ -43,6 +43,10 @@ func (l *Lab) start(ctx context.Context, settings ...string) (*child, error) {
 		}
 		if n > before {
 			return c, nil
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			c.kill()
+			return nil, err
 		}
 	}
 	c.kill()

@@ -71,7 +71,9 @@ func (l *Lab) bursts(ctx context.Context, n, concurrency int) error {
 		if err != nil {
 			return err
 		}
-		time.Sleep(time.Duration(burst) * 50 * time.Millisecond / time.Duration(2*concurrency))
+		if err := pause(ctx, time.Duration(burst)*50*time.Millisecond/time.Duration(2*concurrency)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

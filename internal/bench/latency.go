@@ -60,7 +60,9 @@ type probe struct {
 const rest = 2 * time.Millisecond
 
 func (p *probe) ping(ctx context.Context) (time.Duration, error) {
-	time.Sleep(rest)
+	if err := pause(ctx, rest); err != nil {
+		return 0, err
+	}
 	sent := time.Now()
 	err := p.client.Ping(ctx).Err()
 	return time.Since(sent), err
@@ -88,7 +90,9 @@ func (p *probe) submit(ctx context.Context, i int) (start, visible time.Duration
 		}
 		arrived <- seen{at: time.Now(), message: streams[0].Messages[0]}
 	}()
-	time.Sleep(rest)
+	if err := pause(ctx, rest); err != nil {
+		return 0, 0, err
+	}
 	sent := time.Now()
 	if err := p.client.LPush(ctx, keys.Pending, executionID(i)).Err(); err != nil {
 		return 0, 0, err
@@ -118,7 +122,7 @@ func (l *Lab) awaitBlocked(ctx context.Context) error {
 
 // await asks every millisecond, for half a minute, whether something is so.
 func (l *Lab) await(ctx context.Context, so func() (bool, error)) error {
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		yes, err := so()
 		if err != nil || yes {
 			return err
@@ -126,5 +130,18 @@ func (l *Lab) await(ctx context.Context, so func() (bool, error)) error {
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			return errors.Join(errors.New("bench: what was waited for did not come about within 30 s"), ctx.Err())
 		}
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// pause lets d go by: a bench measures over time, so that here a span of time is the thing itself and not a guess.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }

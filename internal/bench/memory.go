@@ -13,12 +13,15 @@ func sleeping(d time.Duration) func(int) string {
 	return func(int) string { return context }
 }
 
+// waiting is the context of an execution that waits for its cancellation.
+var waiting = document("wait", map[string]any{"customer": 4711})
+
 // InFlight measures what executions cost that only wait: memory, and the rate of commits beside them. n is how many wait.
 func (l *Lab) InFlight(ctx context.Context, n, executions int) (*Report, error) {
 	all := series{}
 	for run := range l.Runs {
-		for _, waiting := range []int{10, n} {
-			if err := l.inFlightOnce(ctx, all, waiting, executions); err != nil {
+		for _, many := range []int{10, n} {
+			if err := l.inFlightOnce(ctx, all, many, executions); err != nil {
 				return nil, err
 			}
 		}
@@ -43,23 +46,25 @@ func (l *Lab) InFlight(ctx context.Context, n, executions int) (*Report, error) 
 }
 
 // inFlightOnce notes the figures of one worker with so many waiting executions under their number.
-func (l *Lab) inFlightOnce(ctx context.Context, all series, waiting, executions int) (err error) {
+func (l *Lab) inFlightOnce(ctx context.Context, all series, n, executions int) (err error) {
 	if err := l.Redis.flush(ctx); err != nil {
 		return err
 	}
-	c, err := l.start(ctx, fmt.Sprintf("BOBBIN_CONCURRENCY=%d", waiting+16), "BOBBIN_TIMEOUT=1h")
+	c, err := l.start(ctx, fmt.Sprintf("BOBBIN_CONCURRENCY=%d", n+16), "BOBBIN_TIMEOUT=1h")
 	if err != nil {
 		return err
 	}
 	defer c.kill() // the waiting ones would keep it
-	time.Sleep(500 * time.Millisecond)
+	if err := pause(ctx, 500*time.Millisecond); err != nil {
+		return err
+	}
 	idle, err := c.residentBytes()
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprint(waiting)
+	name := fmt.Sprint(n)
 	all.add("idle "+name, float64(idle))
-	if err := l.stage(ctx, waiting, sleeping(time.Hour)); err != nil {
+	if err := l.stage(ctx, n, func(int) string { return waiting }); err != nil {
 		return err
 	}
 	if err := l.release(ctx); err != nil {
@@ -67,18 +72,20 @@ func (l *Lab) inFlightOnce(ctx context.Context, all series, waiting, executions 
 	}
 	err = l.await(ctx, func() (bool, error) {
 		claims, err := l.Redis.Client.HLen(ctx, keys.Claims).Result()
-		return claims == int64(waiting), err
+		return claims == int64(n), err
 	})
 	if err != nil {
 		return err
 	}
-	time.Sleep(2 * time.Second) // all of them have begun
+	if err := pause(ctx, 2*time.Second); err != nil { // all of them have begun
+		return err
+	}
 	rss, err := c.residentBytes()
 	if err != nil {
 		return err
 	}
 	all.add("rss "+name, float64(rss))
-	s, err := l.drainBeside(ctx, waiting, executions)
+	s, err := l.drainBeside(ctx, n, executions)
 	all.add("rate "+name, s.rate())
 	all.add("cpu "+name, s.cpuMicros())
 	return err
@@ -108,7 +115,9 @@ func (l *Lab) Quiet(ctx context.Context, d time.Duration) (r *Report, err error)
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
-	time.Sleep(3 * time.Second) // until it has settled
+	if err := pause(ctx, 3*time.Second); err != nil { // until it has settled
+		return nil, err
+	}
 	before, err := c.cpu()
 	if err != nil {
 		return nil, err
@@ -117,7 +126,9 @@ func (l *Lab) Quiet(ctx context.Context, d time.Duration) (r *Report, err error)
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(d)
+	if err := pause(ctx, d); err != nil {
+		return nil, err
+	}
 	after, err := c.cpu()
 	if err != nil {
 		return nil, err

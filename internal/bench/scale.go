@@ -111,9 +111,13 @@ func (l *Lab) Fleet(ctx context.Context, workers int, d time.Duration) (r *Repor
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.end()) }()
-	time.Sleep(12 * time.Second) // past the lease, so that all of it is routine
+	if err := pause(ctx, 12*time.Second); err != nil { // past the lease, so that all of it is routine
+		return nil, err
+	}
 	s, err := l.measure(ctx, workers, func() error {
-		time.Sleep(d)
+		if err := pause(ctx, d); err != nil {
+			return err
+		}
 		return nil
 	})
 	if err != nil {
