@@ -41,6 +41,13 @@ type Config struct {
 	ResultMaxBytes        Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest result; executions with larger ones fail"`
 	ResultsMax            int           `split_words:"true" default:"10000000" min:"0" max:"2000000000" desc:"unread results above which workers stop claiming; 0: never"`
 	ResultsRetention      time.Duration `split_words:"true" default:"168h" min:"0s" max:"87600h" desc:"results that every consumer group has acknowledged are trimmed when they are this old, and without groups any; 0s: never"`
+	Python                string        `split_words:"true" default:"python3" accepts:"program in PATH or its path" desc:"CPython 3.9 or later that runs .py workflows"`
+	PythonMode            string        `split_words:"true" default:"resident" oneof:"resident, fork" desc:"where a .py workflow runs that asks for no isolation: in an interpreter that lives on, or in a child of it"`
+	PythonWarm            int           `split_words:"true" default:"0" min:"0" max:"100000" desc:"interpreters started ahead, at most as many as run at the same time"`
+	PythonPreload         string        `split_words:"true" accepts:"list of modules, separated by commas" desc:"modules imported once, before the first execution: installed ones by name, published ones by path"`
+	PythonMaxExecutions   int           `split_words:"true" default:"10000" min:"0" max:"2000000000" desc:"an interpreter, of Node.js too, is replaced after about this many; 0: never"`
+	PythonMaxRSS          Bytes         `split_words:"true" default:"512MiB" min:"0" max:"1024GiB" desc:"an interpreter, of Node.js too, is replaced when it holds nearly this much memory, and killed when it holds more; 0: never"`
+	Node                  string        `split_words:"true" default:"node" accepts:"program in PATH or its path" desc:"Node.js 20 or later that runs .mjs workflows"`
 	LogLevel              string        `split_words:"true" default:"info" oneof:"debug, info, warn, error" desc:"least severe lines that are logged"`
 	LogFormat             string        `split_words:"true" default:"text" oneof:"text, json" desc:"text for people, json for machines"`
 	ControlPublicKey      string        `split_words:"true" accepts:"public key as bobbin keygen prints it" desc:"obey only commands signed with its private half; empty: obey all"`

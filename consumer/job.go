@@ -62,6 +62,7 @@ func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execut
 	j.call = runner.Call{
 		ID: id, Attempt: c.Attempt(), Workflow: x.Workflow, Function: x.Function, Params: x.Params, Meta: x.Meta,
 		ContentSHA256: x.ContentSHA256, Traceparent: x.Traceparent, ModulesVersion: modulesVersion, Log: w.log,
+		Isolation: x.Isolation, Progress: j.progress(w),
 	}
 	j.runner = w.runner
 	return "", nil

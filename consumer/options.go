@@ -16,7 +16,8 @@ type Options struct {
 	Queue    string        // "default"
 	Runner   runner.Runner // what runs executions: a *runner.Mux, a *runner.Router, or your own
 	// ScriptRunners builds runners that need the queue's workflow modules. They are asked for names with their suffix, such
-	// as ".star"; Runner gets the rest.
+	// as ".star"; Runner gets the rest. One with a method WarmUp() has it called when the worker starts, an io.Closer is closed
+	// when it stops.
 	ScriptRunners map[string]func(Modules) runner.Runner
 
 	Concurrency     int           // 4: executions at the same time

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/bobbin-run/bobbin/control"
@@ -24,10 +26,36 @@ type event struct {
 	Incarnation string          `json:"incarnation,omitempty"` // the dead worker, for execution.recovered
 	Unread      int64           `json:"unread,omitempty"`      // results, for queue.backpressure
 	Choked      bool            `json:"choked,omitempty"`      // claiming stopped, for queue.backpressure
+	Done        *float64        `json:"done,omitempty"`        // for execution.progress, like the next two
+	Total       float64         `json:"total,omitempty"`
+	Note        string          `json:"note,omitempty"`
 }
 
 func stateChanged(from, to execution.State, because execution.Event) event {
 	return event{Type: "worker.state", From: from, State: to, Because: because}
+}
+
+const (
+	progressEvery = 100 * time.Millisecond
+	maxNoteBytes  = 1000
+)
+
+// progress returns what a handler reports its progress to: an event, at most ten a second and the last one always.
+func (j *job) progress(w *Worker) func(done, total float64, note string) {
+	var last atomic.Int64
+	return func(done, total float64, note string) {
+		now, before := time.Now().UnixNano(), last.Load()
+		if done != total && now-before < int64(progressEvery) || !last.CompareAndSwap(before, now) {
+			return
+		}
+		if math.IsNaN(done+total) || math.IsInf(done+total, 0) {
+			return // JSON has no such numbers
+		}
+		w.tell(event{
+			Type: "execution.progress", ExecutionID: j.claimed.ID, Workflow: j.call.Workflow, Done: &done, Total: total,
+			Note: note[:min(len(note), maxNoteBytes)],
+		})
+	}
 }
 
 // letter is something to tell Redis on which no result depends: an event, a receipt, a log line.

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -69,6 +70,7 @@ type Worker struct {
 	queue     *queue.Queue
 	waker     *queue.Waker
 	runner    runner.Runner
+	built     []runner.Runner // by Options.ScriptRunners
 	pool      *pool.Pool
 	committer *committer
 	ledger    *ledger
@@ -120,7 +122,9 @@ func New(o Options) (*Worker, error) {
 	if len(o.ScriptRunners) > 0 {
 		router := &runner.Router{Default: o.Runner, BySuffix: map[string]runner.Runner{}}
 		for suffix, build := range o.ScriptRunners {
-			router.BySuffix[suffix] = build(q)
+			built := build(q)
+			w.built = append(w.built, built)
+			router.BySuffix[suffix] = built
 		}
 		w.runner = router
 	}
@@ -150,6 +154,7 @@ func (w *Worker) Run(ctx context.Context) (int, error) {
 		}
 		return execution.ExitFailure, err
 	}
+	w.warmUp()
 	base := context.WithoutCancel(ctx)
 	fetching, pooling, committing, living := newPart(base), newPart(base), newPart(base), newPart(base)
 	pooling.run(w.pool.Run)
@@ -171,6 +176,7 @@ func (w *Worker) Run(ctx context.Context) (int, error) {
 
 	w.flush(committing)
 	pooling.end()
+	w.closeRunners()
 	living.end()
 	w.leave(heart)
 	w.log.Info("worker stopped", "exit_code", code, "processed", w.processed.Load(), "failed", w.failed.Load())
@@ -231,6 +237,26 @@ func (w *Worker) start(ctx context.Context, h *heart) error {
 	}
 	w.log.Info("worker started", "queue", w.opts.Queue, "concurrency", w.opts.Concurrency, "version", w.opts.Version)
 	return nil
+}
+
+// warmUp lets runners that start something ahead do so.
+func (w *Worker) warmUp() {
+	for _, r := range w.built {
+		if warm, ok := r.(interface{ WarmUp() }); ok {
+			warm.WarmUp()
+		}
+	}
+}
+
+// closeRunners ends what the runners that were built for this worker hold, such as processes.
+func (w *Worker) closeRunners() {
+	for _, r := range w.built {
+		if closer, ok := r.(io.Closer); ok {
+			if err := closer.Close(); err != nil {
+				w.log.Warn("a runner did not close", "error", err)
+			}
+		}
+	}
 }
 
 // flush waits until the last results are written.

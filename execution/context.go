@@ -34,6 +34,7 @@ type Context struct {
 	Retry         *Retry          // nil: a failure is final
 	ReplyTTL      time.Duration   // 0: no reply list
 	ContentSHA256 string          // lower-case hex, or empty
+	Isolation     string          // "resident", "fork", or empty: the worker's default
 	Group         string
 	Traceparent   string
 	Meta          json.RawMessage // always an object; {} unless given
@@ -87,7 +88,7 @@ func ParseContext(data []byte) (*Context, error) {
 		field, known := contextFields[string(name)]
 		if !known {
 			return nil, fmt.Errorf("%w: unknown field %q, expected one of workflow, function, params, timeout_seconds, retry, "+
-				"reply_ttl_seconds, content_sha256, group, traceparent, meta", ErrInvalidContext, clip(string(name), 60))
+				"reply_ttl_seconds, content_sha256, isolation, group, traceparent, meta", ErrInvalidContext, clip(string(name), 60))
 		}
 		if err := field.parse(x, field.name, value); err != nil {
 			return nil, err
@@ -136,6 +137,7 @@ var parsers = map[string]fieldParser{
 	"meta":            parseMeta,
 	"retry":           parseRetry,
 	"content_sha256":  parseSHA256,
+	"isolation":       parseIsolation,
 	"timeout_seconds": parseTimeout,
 	"reply_ttl_seconds": func(x *Context, field string, raw json.RawMessage) error {
 		return seconds(&x.ReplyTTL, field, 0, raw)
@@ -176,6 +178,17 @@ func parseMeta(x *Context, field string, raw json.RawMessage) error {
 		return fieldError(field, fmt.Sprintf("at most %d bytes", MaxMetaBytes), json.RawMessage(fmt.Sprintf("%d bytes", len(raw))))
 	}
 	return object(&x.Meta, field, raw)
+}
+
+func parseIsolation(x *Context, field string, raw json.RawMessage) error {
+	const expected = `"resident" or "fork"`
+	if err := decode(&x.Isolation, field, expected, raw); err != nil {
+		return err
+	}
+	if x.Isolation != "resident" && x.Isolation != "fork" {
+		return fieldError(field, expected, raw)
+	}
+	return nil
 }
 
 func parseSHA256(x *Context, field string, raw json.RawMessage) error {
@@ -265,7 +278,7 @@ func seconds(target *time.Duration, field string, least float64, raw json.RawMes
 func (x *Context) MarshalJSON() ([]byte, error) {
 	doc := contextJSON{
 		Workflow: x.Workflow, Params: x.Params, TimeoutSeconds: x.Timeout.Seconds(), ReplyTTLSeconds: x.ReplyTTL.Seconds(),
-		ContentSHA256: x.ContentSHA256, Group: x.Group, Traceparent: x.Traceparent, Meta: x.Meta,
+		ContentSHA256: x.ContentSHA256, Isolation: x.Isolation, Group: x.Group, Traceparent: x.Traceparent, Meta: x.Meta,
 	}
 	if x.Function != DefaultFunction {
 		doc.Function = x.Function
@@ -284,6 +297,7 @@ type contextJSON struct {
 	Retry           *retryJSON      `json:"retry,omitempty"`
 	ReplyTTLSeconds float64         `json:"reply_ttl_seconds,omitempty"`
 	ContentSHA256   string          `json:"content_sha256,omitempty"`
+	Isolation       string          `json:"isolation,omitempty"`
 	Group           string          `json:"group,omitempty"`
 	Traceparent     string          `json:"traceparent,omitempty"`
 	Meta            json.RawMessage `json:"meta,omitempty"`

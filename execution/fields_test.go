@@ -26,6 +26,7 @@ var contextFields = map[string]struct {
 	"retry":             {`{"max_attempts":2}`, []string{`1`, `"2"`, `false`, `[2]`}},
 	"reply_ttl_seconds": {`1`, []string{`"1"`, `true`, `[1]`, `{}`}},
 	"content_sha256":    {`"` + strings.Repeat("0f", 32) + `"`, []string{`1`, `null`, `[]`, `{}`, `"` + strings.Repeat("0g", 32) + `"`}},
+	"isolation":         {`"fork"`, []string{`1`, `null`, `true`, `[]`, `{}`}},
 	"group":             {`"g"`, []string{`1`, `true`, `[]`, `{}`}},
 	"traceparent":       {`"t"`, []string{`1`, `true`, `[]`, `{}`}},
 	"meta":              {`{"a":1}`, []string{`1`, `"{}"`, `true`, `[]`}},
@@ -74,6 +75,7 @@ func TestContextFieldBounds(t *testing.T) {
 	for field, cases := range map[string]struct{ good, bad []string }{
 		"workflow":          {[]string{text(1), text(512), `"é/ü.star"`}, []string{text(0), text(513), `"\u0000"`, `"\u007f"`, `"a\tb"`}},
 		"function":          {[]string{text(1), text(512)}, []string{text(0), text(513), `"\n"`}},
+		"isolation":         {[]string{`"resident"`, `"fork"`}, []string{`""`, `"Fork"`, `"process"`}},
 		"group":             {[]string{text(1), text(512)}, []string{text(0), text(513), `"\n"`}},
 		"params":            {[]string{`{}`, object(1 << 20), `{"n":1e400}`}, []string{`0`}},
 		"meta":              {[]string{`{}`, object(4096)}, []string{object(4097)}},

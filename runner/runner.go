@@ -12,6 +12,8 @@ package runner
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -31,9 +33,12 @@ type Call struct {
 	Meta           json.RawMessage // always an object
 	ContentSHA256  string          // lower-case hex the module's source must have, or empty
 	Traceparent    string
-	Deadline       time.Time    // when the timeout passes, on this machine's clock
-	ModulesVersion string       // modules:version as it was when the execution was claimed
-	Log            *slog.Logger // base of Logger; nil discards
+	Deadline       time.Time // when the timeout passes, on this machine's clock
+	ModulesVersion string    // modules:version as it was when the execution was claimed
+	Isolation      string    // "resident", "fork", or empty: the runner's default
+	// Progress receives ReportProgress; nil discards it.
+	Progress func(done, total float64, note string)
+	Log      *slog.Logger // base of Logger; nil discards
 }
 
 // Logger returns a logger whose lines carry the execution's ID and workflow, and go to the worker's log and to the
@@ -43,6 +48,26 @@ func (c *Call) Logger() *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return c.Log.With("execution_id", string(c.ID), "workflow", c.Workflow)
+}
+
+// ReportProgress tells those who watch how far the execution is: an event, of which at most ten a second are sent. Total is 0
+// when it is not known.
+func (c *Call) ReportProgress(done, total float64, note string) {
+	if c.Progress != nil {
+		c.Progress(done, total, note)
+	}
+}
+
+// CheckContent returns a rejected ContentMismatch when the call insists on another source than the given one.
+func CheckContent(call *Call, source string) error {
+	if call.ContentSHA256 == "" {
+		return nil
+	}
+	if sum := sha256.Sum256([]byte(source)); hex.EncodeToString(sum[:]) != call.ContentSHA256 {
+		return &execution.Error{Type: execution.TypeContentMismatch, Rejected: true, Message: fmt.Sprintf(
+			"module %q has the SHA-256 %x, the context asks for %s", call.Workflow, sum, call.ContentSHA256)}
+	}
+	return nil
 }
 
 // Runner runs executions. See the package comment for its contract.

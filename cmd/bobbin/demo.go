@@ -19,6 +19,7 @@ import (
 	"github.com/bobbin-run/bobbin/internal/logging"
 	"github.com/bobbin-run/bobbin/queue"
 	"github.com/bobbin-run/bobbin/runner"
+	"github.com/bobbin-run/bobbin/runner/process"
 )
 
 // demoWorkflow is what the demo runs over the real input.
@@ -68,8 +69,13 @@ func startLab(ctx context.Context, addr string, concurrency int, log *slog.Logge
 	if l.queue, err = queue.Open(queue.Options{URL: embedded.url()}); err != nil {
 		return nil, err
 	}
+	languages, err := interpreters("python3", "node")
+	if err != nil {
+		return nil, err
+	}
+	runners, names := scriptRunners(languages, process.Options{Limit: concurrency, Log: log})
 	w, err := consumer.New(consumer.Options{
-		RedisURL: embedded.url(), Runner: runner.NewMux(), ScriptRunners: scriptRunners(0), Runners: []string{"starlark"},
+		RedisURL: embedded.url(), Runner: runner.NewMux(), ScriptRunners: runners, Runners: names,
 		Concurrency: concurrency, Version: version, Log: log,
 	})
 	if err != nil {

@@ -87,8 +87,8 @@ func (s *shell) ok(args ...string) string {
 	return r.out
 }
 
-// process is a command that runs on.
-type process struct {
+// job is a command that runs on.
+type job struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	log  *buffer
@@ -113,9 +113,9 @@ func (b *buffer) String() string {
 }
 
 // start runs a command until the test ends.
-func (s *shell) start(args ...string) *process {
+func (s *shell) start(args ...string) *job {
 	s.t.Helper()
-	p := &process{t: s.t, cmd: s.command(args...), log: &buffer{}, done: make(chan struct{})}
+	p := &job{t: s.t, cmd: s.command(args...), log: &buffer{}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	require.NoError(s.t, p.cmd.Start())
 	var waiting sync.WaitGroup
@@ -133,9 +133,9 @@ func (s *shell) start(args ...string) *process {
 	return p
 }
 
-func (p *process) signal(s syscall.Signal) { require.NoError(p.t, p.cmd.Process.Signal(s)) }
+func (p *job) signal(s syscall.Signal) { require.NoError(p.t, p.cmd.Process.Signal(s)) }
 
-func (p *process) exits() int {
+func (p *job) exits() int {
 	p.t.Helper()
 	select {
 	case <-p.done:
@@ -146,12 +146,12 @@ func (p *process) exits() int {
 	}
 }
 
-func (p *process) says(text string) {
+func (p *job) says(text string) {
 	p.t.Helper()
 	require.Eventually(p.t, func() bool { return strings.Contains(p.log.String(), text) }, patience, 5*time.Millisecond, text)
 }
 
-func (s *shell) worker(env ...string) *process {
+func (s *shell) worker(env ...string) *job {
 	s.t.Helper()
 	p := s.with(env...).start("worker")
 	p.says("worker started")

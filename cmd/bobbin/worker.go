@@ -11,8 +11,6 @@ import (
 	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/internal/heap"
 	"github.com/bobbin-run/bobbin/internal/logging"
-	"github.com/bobbin-run/bobbin/runner"
-	"github.com/bobbin-run/bobbin/runner/script"
 )
 
 func (a *app) workerCommand() *cobra.Command {
@@ -59,9 +57,14 @@ const heapFloor = 16 << 20
 
 // workerOptions is where the environment meets the library.
 func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, error) {
+	languages, err := interpreters(cfg.Python, cfg.Node)
+	if err != nil {
+		return consumer.Options{}, err
+	}
+	runners, names := scriptRunners(languages, processOptions(cfg, log))
 	options := consumer.Options{
 		RedisURL: cfg.RedisURL, Prefix: cfg.Prefix, Queue: cfg.Queue,
-		Runner: builtinHandlers(), ScriptRunners: scriptRunners(int(cfg.ResultMaxBytes)), Runners: []string{"starlark"},
+		Runner: builtinHandlers(), ScriptRunners: runners, Runners: names,
 		Concurrency: cfg.Concurrency, Timeout: cfg.Timeout, CancelGrace: cfg.CancelGrace,
 		ShutdownTimeout: cfg.ShutdownTimeout, StuckLimit: cfg.StuckLimit, Lease: cfg.Lease, MaxRecoveries: recoveries(cfg),
 		ContextMaxBytes: int64(cfg.ContextMaxBytes), ResultMaxBytes: int64(cfg.ResultMaxBytes),
@@ -82,12 +85,4 @@ func recoveries(cfg *config.Config) int {
 		return -1
 	}
 	return cfg.MaxRecoveries
-}
-
-func scriptRunners(resultMaxBytes int) map[string]func(consumer.Modules) runner.Runner {
-	return map[string]func(consumer.Modules) runner.Runner{
-		".star": func(m consumer.Modules) runner.Runner {
-			return script.New(m, script.Options{ResultMaxBytes: resultMaxBytes})
-		},
-	}
 }

@@ -2,8 +2,6 @@ package script
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"time"
@@ -32,11 +30,6 @@ var predeclared = starlark.StringDict{
 		"warn": logger("warn", slog.LevelWarn), "error": logger("error", slog.LevelError),
 	}},
 	"bobbin": own{},
-}
-
-func sha256Hex(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return hex.EncodeToString(sum[:])
 }
 
 func runningOf(thread *starlark.Thread) *running { return thread.Local(runningKey).(*running) }

@@ -83,7 +83,7 @@ func (r *Runner) Run(ctx context.Context, call *runner.Call) (json.RawMessage, e
 	if !ok {
 		return nil, runner.NotFound(call.Workflow, "no module of that path is published")
 	}
-	if err := checkContent(call, source); err != nil {
+	if err := runner.CheckContent(call, source); err != nil {
 		return nil, err
 	}
 	value, err := r.call(ctx, call, r.loader.at(version, sources))
@@ -129,17 +129,6 @@ func newThread(r *running, name string, maxSteps uint64) (thread *starlark.Threa
 		thread.SetMaxExecutionSteps(maxSteps)
 	}
 	return thread, context.AfterFunc(r.ctx, func() { thread.Cancel("cancelled") })
-}
-
-func checkContent(call *runner.Call, source string) error {
-	if call.ContentSHA256 == "" {
-		return nil
-	}
-	if actual := sha256Hex(source); actual != call.ContentSHA256 {
-		return &execution.Error{Type: execution.TypeContentMismatch, Rejected: true, Message: fmt.Sprintf(
-			"module %q has the SHA-256 %s, the context asks for %s", call.Workflow, actual, call.ContentSHA256)}
-	}
-	return nil
 }
 
 // cancelled is an error of an execution that was stopped: it also is the cause of its context.

@@ -1,0 +1,72 @@
+package process
+
+import (
+	_ "embed" // the shims
+)
+
+// Mode is how an interpreter runs executions.
+type Mode string
+
+// The modes. An execution may ask for one by its context's isolation.
+const (
+	Resident Mode = "resident" // in the interpreter itself: fast, module globals survive
+	Fork     Mode = "fork"     // in a child forked for each execution: clean state
+)
+
+// Language is what it takes to run workflows of one language.
+type Language struct {
+	Name    string   // for logs: "python"
+	Suffix  string   // of the workflows' names: ".py"
+	Command []string // starts an interpreter that reads its shim as the first frame on descriptor 3, and runs it
+	Env     []string // added to the worker's environment, from which everything that begins with BOBBIN_ is taken
+	Shim    string
+	Forks   bool // whether the shim knows [Fork]
+}
+
+//go:embed shim/python.py
+var pythonShim string
+
+//go:embed shim/node.mjs
+var nodeShim string
+
+const pythonBootstrap = `import os
+def read(n):
+    b = b""
+    while len(b) < n:
+        p = os.read(3, n - len(b))
+        if not p: os._exit(0)
+        b += p
+    return b
+exec(compile(read(int.from_bytes(read(4), "big")), "<bobbin>", "exec"))`
+
+// The shim becomes a module of its own, so that its imports are its own too.
+const nodeBootstrap = `import net from "node:net";
+const socket = new net.Socket({ fd: 3, readable: true, writable: true });
+let all = Buffer.alloc(0);
+await new Promise((done) => socket.on("data", function take(piece) {
+  all = Buffer.concat([all, piece]);
+  if (all.length < 4 || all.length < 4 + all.readUInt32BE(0)) return;
+  socket.off("data", take);
+  socket.pause();
+  done();
+}));
+const end = 4 + all.readUInt32BE(0);
+if (all.length > end) socket.unshift(all.subarray(end));
+const shim = await import("data:text/javascript;base64," + all.subarray(4, end).toString("base64"));
+await shim.main(socket);`
+
+// Python returns the language of .py workflows, run by the CPython (3.9 or later) at a path.
+func Python(path string) *Language {
+	return &Language{
+		Name: "python", Suffix: ".py", Command: []string{path, "-c", pythonBootstrap}, Shim: pythonShim, Forks: true,
+		Env: []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"},
+	}
+}
+
+// Node returns the language of .mjs workflows, run by the Node.js (20 or later) at a path.
+func Node(path string) *Language {
+	return &Language{
+		Name: "node", Suffix: ".mjs", Shim: nodeShim,
+		Command: []string{path, "--experimental-vm-modules", "--no-warnings", "--input-type=module", "-e", nodeBootstrap},
+	}
+}
