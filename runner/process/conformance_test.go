@@ -16,7 +16,9 @@ import (
 	"github.com/bobbin-run/bobbin/runner/runnertest"
 )
 
-func TestMain(m *testing.M) { os.Exit(redistest.Main(m, goleak.IgnoreTopFunction("github.com/bobbin-run/bobbin/internal/leash.serve"))) }
+func TestMain(m *testing.M) {
+	os.Exit(redistest.Main(m, goleak.IgnoreTopFunction("github.com/bobbin-run/bobbin/internal/leash.serve")))
+}
 
 // python returns the language, or skips the test where there is no Python. CI installs it.
 func python(t *testing.T) *process.Language { return process.Python(find(t, "python3")) }

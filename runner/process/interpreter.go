@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/bobbin-run/bobbin/execution"
@@ -121,7 +122,7 @@ func (c *child) lost(err error) error {
 		return errors.New(c.exit.String())
 	case <-time.After(time.Second): // it closed its wire, or broke the protocol, and lives
 	}
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 		return errors.New("closed its connection")
 	}
 	return err

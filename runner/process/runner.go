@@ -67,8 +67,10 @@ type Runner struct {
 	mu      sync.Mutex
 	idle    []*interpreter // the last one is the warmest
 	live    map[*interpreter]bool
-	crashes int       // in a row
-	notYet  time.Time // no interpreter is started before
+	coming  int           // replacements on their way
+	changed chan struct{} // closed, and made anew, when one came or will not
+	crashes int           // in a row
+	notYet  time.Time     // no interpreter is started before
 }
 
 // New returns a runner. It starts nothing until the first call of Run or [Runner.WarmUp].
@@ -81,7 +83,7 @@ func New(lang *Language, store Store, o Options) *Runner {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Runner{lang: lang, store: store, opts: o, log: o.Log.With("runner", lang.Name), live: map[*interpreter]bool{}}
+	r := &Runner{lang: lang, store: store, opts: o, log: o.Log.With("runner", lang.Name), live: map[*interpreter]bool{}, changed: make(chan struct{})}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	r.mum.r, r.mum.turn = r, make(chan struct{}, 1)
 	return r
@@ -207,13 +209,15 @@ func (r *Runner) take(ctx context.Context, mode Mode, s *snapshot) (*interpreter
 		if i := r.takeIdle(mode); i != nil {
 			return i, nil
 		}
-		wait := r.makeRoom(mode)
+		wait, changed := r.makeRoom(mode, true)
 		if wait <= 0 {
 			return r.launch(ctx, mode, s)
 		}
-		timer := time.NewTimer(min(wait, 100*time.Millisecond)) // a replacement may be ready before
+		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case <-changed:
+			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
 			return nil, context.Cause(ctx)
@@ -246,12 +250,16 @@ func (r *Runner) takeIdle(mode Mode) *interpreter {
 }
 
 // makeRoom ends an idle interpreter of the other mode where there are too many, and returns how long to wait before
-// another may be started.
-func (r *Runner) makeRoom(mode Mode) time.Duration {
+// another may be started: a while after a crash, or, for whoever can use it, until the replacement that would be one too
+// many is there. The channel is closed when that changes.
+func (r *Runner) makeRoom(mode Mode, await bool) (time.Duration, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if wait := time.Until(r.notYet); wait > 0 {
-		return wait
+		return wait, r.changed
+	}
+	if await && r.coming > 0 && len(r.live)+r.coming >= r.opts.Limit {
+		return startTimeout, r.changed
 	}
 	if len(r.live) >= r.opts.Limit {
 		if at := slices.IndexFunc(r.idle, func(i *interpreter) bool { return i.mode != mode }); at >= 0 {
@@ -260,7 +268,13 @@ func (r *Runner) makeRoom(mode Mode) time.Duration {
 			r.drop(i)
 		}
 	}
-	return 0
+	return 0, nil
+}
+
+// news wakes those who wait. mu is held.
+func (r *Runner) news() {
+	close(r.changed)
+	r.changed = make(chan struct{})
 }
 
 // drop forgets an interpreter and ends it. mu is held.
@@ -316,6 +330,7 @@ func (r *Runner) giveBack(i *interpreter) {
 	if why == "" && r.ctx.Err() == nil && len(r.live) <= r.opts.Limit {
 		i.busy.Store(false)
 		r.idle = append(r.idle, i)
+		r.news()
 		r.mu.Unlock()
 		return
 	}
@@ -344,30 +359,42 @@ func (r *Runner) worn(i *interpreter) string {
 func (r *Runner) replace(mode Mode) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.ctx.Err() != nil || len(r.live) >= r.opts.Limit {
+	if r.ctx.Err() != nil || len(r.live)+r.coming >= r.opts.Limit {
 		return
 	}
+	r.coming++
 	r.wg.Go(func() {
-		for wait := r.makeRoom(mode); wait > 0; wait = r.makeRoom(mode) {
-			select {
-			case <-r.ctx.Done():
-				return
-			case <-time.After(wait):
-			}
-		}
-		s, err := r.snapshot(r.ctx, "")
-		if err != nil {
-			return // the next execution will say
-		}
-		i, err := r.launch(r.ctx, mode, s)
-		if err != nil {
-			return
-		}
+		i := r.startAhead(mode)
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		i.busy.Store(false)
-		r.idle = append(r.idle, i)
+		r.coming--
+		if i != nil {
+			i.busy.Store(false)
+			r.idle = append(r.idle, i)
+		}
+		r.news()
 	})
+}
+
+// startAhead starts an interpreter as soon as one may be started. It returns nil when that failed: the next execution will
+// try, and say.
+func (r *Runner) startAhead(mode Mode) *interpreter {
+	for wait, _ := r.makeRoom(mode, false); wait > 0; wait, _ = r.makeRoom(mode, false) {
+		select {
+		case <-r.ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+	s, err := r.snapshot(r.ctx, "")
+	if err != nil {
+		return nil
+	}
+	i, err := r.launch(r.ctx, mode, s)
+	if err != nil {
+		return nil
+	}
+	return i
 }
 
 var _ io.Closer = (*Runner)(nil)
