@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,6 +62,9 @@ var measurements = []measurement{
 	}},
 	{"fleet", "a thousand workers with nothing to do", 1, 1000, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Fleet(ctx, o.concurrency, 20*time.Second)
+	}},
+	{"python", "Python: resident, forked, and a process for each execution", 20_000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+		return l.Python(ctx, o.executions, o.concurrency)
 	}},
 	{"smoke", "commands and allocations per execution, which do not vary", 20_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Smoke(ctx, o.executions)
@@ -232,6 +239,7 @@ type pause struct {
 func benchHandlers() *runner.Mux {
 	mux := runner.NewMux()
 	mux.Handle("noop", runner.Func(func(context.Context, *runner.Call) (json.RawMessage, error) { return nil, nil }))
+	mux.Handle(bench.SpawnWorkflow, runner.Func(spawnPython))
 	mux.Handle("stamp", runner.Func(func(context.Context, *runner.Call) (json.RawMessage, error) {
 		return strconv.AppendInt(nil, time.Now().UnixNano(), 10), nil
 	}))
@@ -251,3 +259,20 @@ func benchHandlers() *runner.Mux {
 	})
 	return mux
 }
+
+// spawnPython is what Bobbin replaces: a Python process for one execution.
+func spawnPython(ctx context.Context, call *runner.Call) (json.RawMessage, error) {
+	const run = "\nimport sys\nprint(json.dumps(asyncio.run(main(**json.loads(sys.argv[1])))))"
+	out, err := exec.CommandContext(ctx, pythonItself(), "-c", bench.PythonModule+run, string(call.Params)).Output()
+	return bytes.TrimSpace(out), err
+}
+
+// pythonItself is the interpreter behind what python3 may be: a version manager's script would add its own time to a spawn.
+var pythonItself = sync.OnceValue(func() string {
+	program := cmp.Or(os.Getenv("BOBBIN_PYTHON"), "python3")
+	path, err := exec.Command(program, "-c", "import sys; print(sys.executable)").Output()
+	if err != nil {
+		return program
+	}
+	return strings.TrimSpace(string(path))
+})

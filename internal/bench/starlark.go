@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/bobbin-run/bobbin/queue"
 	"github.com/bobbin-run/bobbin/runner"
 	"github.com/bobbin-run/bobbin/runner/script"
 )
@@ -41,7 +40,7 @@ func (l *Lab) Starlark(ctx context.Context, n, concurrency int) (*Report, error)
 		if err := l.Redis.flush(ctx); err != nil {
 			return nil, err
 		}
-		if err := l.pushModule(ctx); err != nil {
+		if err := l.push(ctx, map[string]string{workflowPath: workflow}); err != nil {
 			return nil, err
 		}
 		settings := []string{fmt.Sprintf("BOBBIN_CONCURRENCY=%d", concurrency)}
@@ -63,16 +62,6 @@ func (l *Lab) Starlark(ctx context.Context, n, concurrency int) (*Report, error)
 	r.add(fmt.Sprintf("interpreter alone, %d cores", runtime.NumCPU()), all.median("alone"), "/s")
 	r.atLeast("worker / interpreter alone", all.median("of"), "", 0.55)
 	return r, nil
-}
-
-func (l *Lab) pushModule(ctx context.Context) error {
-	q, err := queue.Open(queue.Options{URL: l.Redis.URL(), Prefix: prefix})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = q.Close() }()
-	_, err = q.PushModules(ctx, map[string]string{workflowPath: workflow})
-	return err
 }
 
 // shelf is a store of modules in memory.
