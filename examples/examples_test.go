@@ -23,6 +23,12 @@ func (s shelf) Snapshot(context.Context, string) (string, map[string]string, err
 
 func setup(t *testing.T) *script.Runner {
 	t.Helper()
+	return script.New(published(t), script.Options{})
+}
+
+// published returns the examples as they are published.
+func published(t *testing.T) shelf {
+	t.Helper()
 	s := shelf{}
 	require.NoError(t, fs.WalkDir(examples.Workflows(), ".", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
@@ -32,7 +38,7 @@ func setup(t *testing.T) *script.Runner {
 		s[path] = string(source)
 		return err
 	}))
-	return script.New(s, script.Options{})
+	return s
 }
 
 func run(r *script.Runner, workflow, params string) (string, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -163,6 +164,7 @@ func workflows(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, source := range files {
+		require.NoError(t, os.MkdirAll(filepath.Dir(dir+"/"+name), 0o700))
 		require.NoError(t, os.WriteFile(dir+"/"+name, []byte(source), 0o600))
 	}
 	return dir
@@ -421,4 +423,29 @@ func TestSignedControlThroughTheBinary(t *testing.T) {
 	require.Contains(t, r.out, "not signed")
 	require.Contains(t, s.with("BOBBIN_CONTROL_PRIVATE_KEY_FILE="+file).ok("drain", "--all"), "drain accepted")
 	require.Zero(t, w.exits())
+}
+
+// A folder of Python workflows, as in docs/python.md: pushed, submitted, read, with its lines in the execution's log.
+func TestPythonThroughTheBinary(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("python3"); err != nil {
+		require.Empty(t, os.Getenv("BOBBIN_REQUIRE_REDIS"), "CI has python3")
+		t.Skip("no python3")
+	}
+	redistest.Each(t, func(t *testing.T, server *redistest.Server) {
+		s := setup(t, server)
+		s.ok("modules", "push", workflows(t, map[string]string{
+			"billing/invoice.py": "from .rates import vat\n\nasync def main(net):\n    print('net', net)\n    return net * (1 + vat)\n",
+			"billing/rates.py":   "vat = 0.5\n",
+		}))
+		w := s.worker("BOBBIN_PYTHON_WARM=1", "HOME="+os.Getenv("HOME"))
+		require.EqualValues(t, 3, results(t, s.ok("submit", "billing/invoice.py", "--params", `{"net":2}`, "--wait"))[0]["result"])
+		w.says("net 2")
+		require.Contains(t, s.ok("status", "--json"), "python")
+		w.signal(syscall.SIGTERM)
+		require.Zero(t, w.exits())
+		bad := s.with("BOBBIN_PYTHON=/nowhere/python").do("", "worker")
+		require.NotZero(t, bad.code)
+		require.Contains(t, bad.err, `BOBBIN_PYTHON="/nowhere/python"`)
+	})
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // moduleSuffixes are the files that modules push takes.
-var moduleSuffixes = []string{".star"}
+var moduleSuffixes = []string{".star", ".py", ".mjs"}
 
 // maxModuleBytes bounds one module: every worker holds all of them in memory.
 const maxModuleBytes = 4 << 20

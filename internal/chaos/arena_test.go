@@ -61,7 +61,8 @@ type arena struct {
 	stopping bool
 	slots    []*slot
 	wg       sync.WaitGroup
-	n        int // submitted so far
+	n        int  // submitted so far
+	python   bool // whether Python workflows can be submitted
 }
 
 type syncBuffer struct {
@@ -123,6 +124,7 @@ func (a *arena) keep(s *slot) {
 	for {
 		cmd := exec.Command(binary, "worker")
 		cmd.Env = append([]string{
+			"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
 			"BOBBIN_REDIS_URL=" + s.url, "BOBBIN_LEASE=" + lease.String(), "BOBBIN_CONCURRENCY=8", "BOBBIN_CANCEL_GRACE=2s",
 			"BOBBIN_SHUTDOWN_TIMEOUT=2s", "BOBBIN_MAX_RECOVERIES=1000", "BOBBIN_CHAOS_HISTORY=" + a.history,
 		}, s.env...)

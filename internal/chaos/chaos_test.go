@@ -103,6 +103,7 @@ func TestStorm(t *testing.T) {
 	}
 	t.Logf("seed %d; BOBBIN_CHAOS_SEED=%d replays the schedule", seed, seed)
 	s := newStorm(t, seed)
+	s.publishPython()
 	s.rage(duration)
 	s.settle()
 	s.lean()
@@ -144,7 +145,9 @@ func (s *storm) rage(duration time.Duration) {
 		load := rand.New(rand.NewPCG(1, 1)) // of its own, so that the faults' schedule does not depend on its pace
 		for ctx.Err() == nil {
 			if s.backlog() < 300 {
-				s.submit(20, sleeps(load.IntN(60)))
+				if s.submit(20, sleeps(load.IntN(60))); load.IntN(5) == 0 {
+					s.submit(4, s.inPython(load.IntN(60)))
+				}
 			}
 			pause(ctx, 20*time.Millisecond)
 		}
