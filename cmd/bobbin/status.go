@@ -30,6 +30,7 @@ type workerStatus struct {
 	Failed         int64  `json:"failed"`
 	RSSBytes       int64  `json:"rss_bytes"`
 	Version        string `json:"version"`
+	Runners        string `json:"runners"` // the languages it has, separated by commas
 	HeartbeatAgeMS int64  `json:"last_heartbeat_age_ms"`
 	Silent         bool   `json:"silent"` // its lease is over
 }
@@ -90,7 +91,7 @@ func describeWorker(w queue.Worker, now int64) workerStatus {
 		Worker: w.Incarnation, State: w.Fields["state"], Paused: w.Fields["paused"] == "1",
 		Backpressure: w.Fields["backpressure"] == "1", Concurrency: number("concurrency"),
 		Running: number("running"), Stuck: number("stuck"), Processed: number("processed"), Failed: number("failed"),
-		RSSBytes: number("rss_bytes"), Version: w.Fields["version"], HeartbeatAgeMS: age,
+		RSSBytes: number("rss_bytes"), Version: w.Fields["version"], Runners: w.Fields["runners"], HeartbeatAgeMS: age,
 		Silent: w.HeartbeatMS <= 0 || age > max(number("lease_ms"), 1),
 	}
 }
