@@ -10,6 +10,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"fmt"
+	"net"
 	"os"
 	"reflect"
 	"slices"
@@ -37,6 +38,11 @@ type Config struct {
 	StuckLimit            int           `split_words:"true" default:"1" min:"1" max:"100000" desc:"this many stuck executions make the worker drain and ask to be replaced"`
 	Lease                 time.Duration `split_words:"true" default:"10s" min:"300ms" max:"1h" desc:"after this much silence a worker's executions are given to others"`
 	MaxRecoveries         int           `split_words:"true" default:"3" min:"0" max:"1000" desc:"how often an execution is taken over from a dead worker before it is lost"`
+	MaxRSS                Bytes         `split_words:"true" default:"0" min:"0" max:"1024GiB" desc:"a worker that holds more memory asks to be replaced; 0: never"`
+	MaxExecutions         int           `split_words:"true" default:"0" min:"0" max:"2000000000" desc:"a worker asks to be replaced after about this many, up to a tenth fewer; 0: never"`
+	QuarantineThreshold   int           `split_words:"true" default:"5" min:"0" max:"100000" desc:"a workflow that was stuck or lost this often within the window is refused; 0: never"`
+	QuarantineWindow      time.Duration `split_words:"true" default:"60m" min:"1s" max:"8760h" desc:"how long a stuck or lost execution counts towards the threshold"`
+	HTTPAddr              string        `split_words:"true" accepts:"address such as 127.0.0.1:9090 or :9090" desc:"metrics, /healthz and /readyz are served here; empty: off"`
 	ContextMaxBytes       Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest context; larger ones are rejected"`
 	ResultMaxBytes        Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest result; executions with larger ones fail"`
 	ResultsMax            int           `split_words:"true" default:"10000000" min:"0" max:"2000000000" desc:"unread results above which workers stop claiming; 0: never"`
@@ -204,6 +210,14 @@ func (v *Variable) checkText(text string) error {
 	case "Prefix", "Queue":
 		if text == "" || len(text) > 100 || strings.ContainsFunc(text, notInName) {
 			return fmt.Errorf("not a name")
+		}
+	case "HTTPAddr":
+		if _, port, err := net.SplitHostPort(text); text != "" && (err != nil || port == "") {
+			return fmt.Errorf("not an address")
+		}
+	case "Python", "Node":
+		if strings.TrimSpace(text) == "" {
+			return fmt.Errorf("not a program")
 		}
 	case "ControlPublicKey":
 		if raw, err := base64.StdEncoding.DecodeString(text); text != "" && (err != nil || len(raw) != ed25519.PublicKeySize) {

@@ -31,7 +31,8 @@ func TestDefaults(t *testing.T) {
 		RedisURL: "redis://127.0.0.1:6379/0", Prefix: "bobbin", Queue: "default", Concurrency: 4, Timeout: 300 * time.Second,
 		CancelGrace: 10 * time.Second, ShutdownTimeout: 25 * time.Second, StuckLimit: 1, Lease: 10 * time.Second,
 		MaxRecoveries: 3, ContextMaxBytes: 1 << 20, ResultMaxBytes: 1 << 20, LogLevel: "info", LogFormat: "text",
-		ResultsMax: 10_000_000, ResultsRetention: 168 * time.Hour,
+		ResultsMax: 10_000_000, ResultsRetention: 168 * time.Hour, QuarantineThreshold: 5, QuarantineWindow: time.Hour,
+		Python: "python3", PythonMode: "resident", PythonMaxExecutions: 10_000, PythonMaxRSS: 512 << 20, Node: "node",
 	}, c)
 }
 
@@ -57,6 +58,9 @@ func TestNamesEveryWrongVariableAtOnce(t *testing.T) {
 		"BOBBIN_TIMEOUT": "300", "BOBBIN_CANCEL_GRACE": "-1s", "BOBBIN_SHUTDOWN_TIMEOUT": "soon", "BOBBIN_STUCK_LIMIT": "0",
 		"BOBBIN_LEASE": "1ms", "BOBBIN_MAX_RECOVERIES": "-1", "BOBBIN_CONTEXT_MAX_BYTES": "1 potato",
 		"BOBBIN_RESULT_MAX_BYTES": "9999GiB", "BOBBIN_LOG_LEVEL": "loud", "BOBBIN_LOG_FORMAT": "xml",
+		"BOBBIN_PYTHON": "", "BOBBIN_PYTHON_MODE": "threads", "BOBBIN_PYTHON_WARM": "-1", "BOBBIN_PYTHON_MAX_EXECUTIONS": "many",
+		"BOBBIN_PYTHON_MAX_RSS": "-1", "BOBBIN_NODE": " ", "BOBBIN_MAX_RSS": "much", "BOBBIN_MAX_EXECUTIONS": "-1",
+		"BOBBIN_QUARANTINE_THRESHOLD": "-1", "BOBBIN_QUARANTINE_WINDOW": "0s", "BOBBIN_HTTP_ADDR": "9090",
 		"BOBBIN_CONTROL_PUBLIC_KEY": "c2hvcnQ=", "BOBBIN_RESULTS_MAX": "-1", "BOBBIN_RESULTS_RETENTION": "1d",
 	}
 	for name, value := range wrong {
@@ -66,7 +70,7 @@ func TestNamesEveryWrongVariableAtOnce(t *testing.T) {
 	var failure *config.Error
 	require.ErrorAs(t, err, &failure)
 	require.Len(t, failure.Problems, len(wrong))
-	require.Len(t, config.Table(), len(wrong)+1, "every variable is wrong here but the path of a file")
+	require.Len(t, config.Table(), len(wrong)+2, "every variable is wrong here but the path of a file and a list of modules")
 	for name, value := range wrong {
 		require.Contains(t, err.Error(), name+`="`+value+`": expected `)
 	}

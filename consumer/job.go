@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/bobbin-run/bobbin/control"
@@ -17,7 +18,8 @@ import (
 )
 
 // job is one claimed execution on its way through the worker: what was claimed, what it asks for, who runs it.
-// It is written once, before it is shared.
+// It is written once, before it is shared, but for what
+// is atomic.
 type job struct {
 	claimed     queue.Claimed
 	incarnation string
@@ -25,6 +27,8 @@ type job struct {
 	context     *execution.Context
 	call        runner.Call
 	runner      runner.Runner
+	worker      *Worker
+	reported    atomic.Int64 // when it last told of its progress, in Unix nanoseconds
 }
 
 // Run runs the execution. It makes job a [pool.Job].
@@ -62,9 +66,9 @@ func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execut
 	j.call = runner.Call{
 		ID: id, Attempt: c.Attempt(), Workflow: x.Workflow, Function: x.Function, Params: x.Params, Meta: x.Meta,
 		ContentSHA256: x.ContentSHA256, Traceparent: x.Traceparent, ModulesVersion: modulesVersion, Log: w.log,
-		Isolation: x.Isolation, Progress: j.progress(w),
+		Isolation: x.Isolation, Reporter: j,
 	}
-	j.runner = w.runner
+	j.runner, j.worker = w.runner, w
 	return "", nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"log/slog"
 	"math"
-	"sync/atomic"
 	"time"
 
 	"github.com/bobbin-run/bobbin/control"
@@ -40,22 +39,20 @@ const (
 	maxNoteBytes  = 1000
 )
 
-// progress returns what a handler reports its progress to: an event, at most ten a second and the last one always.
-func (j *job) progress(w *Worker) func(done, total float64, note string) {
-	var last atomic.Int64
-	return func(done, total float64, note string) {
-		now, before := time.Now().UnixNano(), last.Load()
-		if done != total && now-before < int64(progressEvery) || !last.CompareAndSwap(before, now) {
-			return
-		}
-		if math.IsNaN(done+total) || math.IsInf(done+total, 0) {
-			return // JSON has no such numbers
-		}
-		w.tell(event{
-			Type: "execution.progress", ExecutionID: j.claimed.ID, Workflow: j.call.Workflow, Done: &done, Total: total,
-			Note: note[:min(len(note), maxNoteBytes)],
-		})
+// Progress tells those who watch how far the execution is: an event, at most ten a second and the last one always. It makes
+// job a [runner.Reporter].
+func (j *job) Progress(done, total float64, note string) {
+	now, before := time.Now().UnixNano(), j.reported.Load()
+	if done != total && now-before < int64(progressEvery) || !j.reported.CompareAndSwap(before, now) {
+		return
 	}
+	if math.IsNaN(done+total) || math.IsInf(done+total, 0) {
+		return // JSON has no such numbers
+	}
+	j.worker.tell(event{
+		Type: "execution.progress", ExecutionID: j.claimed.ID, Workflow: j.call.Workflow, Done: &done, Total: total,
+		Note: note[:min(len(note), maxNoteBytes)],
+	})
 }
 
 // letter is something to tell Redis on which no result depends: an event, a receipt, a log line.

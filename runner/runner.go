@@ -33,12 +33,11 @@ type Call struct {
 	Meta           json.RawMessage // always an object
 	ContentSHA256  string          // lower-case hex the module's source must have, or empty
 	Traceparent    string
-	Deadline       time.Time // when the timeout passes, on this machine's clock
-	ModulesVersion string    // modules:version as it was when the execution was claimed
-	Isolation      string    // "resident", "fork", or empty: the runner's default
-	// Progress receives ReportProgress; nil discards it.
-	Progress func(done, total float64, note string)
-	Log      *slog.Logger // base of Logger; nil discards
+	Deadline       time.Time    // when the timeout passes, on this machine's clock
+	ModulesVersion string       // modules:version as it was when the execution was claimed
+	Isolation      string       // "resident", "fork", or empty: the runner's default
+	Reporter       Reporter     // receives ReportProgress; nil discards it
+	Log            *slog.Logger // base of Logger; nil discards
 }
 
 // Logger returns a logger whose lines carry the execution's ID and workflow, and go to the worker's log and to the
@@ -53,9 +52,14 @@ func (c *Call) Logger() *slog.Logger {
 // ReportProgress tells those who watch how far the execution is: an event, of which at most ten a second are sent. Total is 0
 // when it is not known.
 func (c *Call) ReportProgress(done, total float64, note string) {
-	if c.Progress != nil {
-		c.Progress(done, total, note)
+	if c.Reporter != nil {
+		c.Reporter.Progress(done, total, note)
 	}
+}
+
+// Reporter is told how far an execution is, from whichever goroutine.
+type Reporter interface {
+	Progress(done, total float64, note string)
 }
 
 // CheckContent returns a rejected ContentMismatch when the call insists on another source than the given one.

@@ -77,9 +77,12 @@ func TestInterpretersDieWithTheirWorker(t *testing.T) {
 		data, _ := os.ReadFile(a.history)
 		return strings.Count(string(data), "start") == 6
 	}, patience, 10*time.Millisecond)
-	interpreters := descendants(s.cmd.Process.Pid)
+	s.mu.Lock()
+	worker := s.cmd.Process
+	s.mu.Unlock()
+	interpreters := descendants(worker.Pid)
 	require.GreaterOrEqual(t, len(interpreters), 10, "3 resident; a mother, 3 slots and 3 children")
-	require.NoError(t, s.cmd.Process.Kill())
+	require.NoError(t, worker.Kill())
 	require.Eventually(t, func() bool {
 		for _, pid := range interpreters {
 			if alive(pid) {

@@ -80,6 +80,11 @@ func setup(t *testing.T, language *process.Language, o process.Options, sources 
 	return r
 }
 
+// Progress makes rig what an execution reports to.
+func (r *rig) Progress(done, total float64, note string) {
+	r.notes = append(r.notes, fmt.Sprint(done, "/", total, " ", note))
+}
+
 // both runs a test in both modes of Python.
 func both(t *testing.T, test func(t *testing.T, mode process.Mode)) {
 	for _, mode := range []process.Mode{process.Resident, process.Fork} {
@@ -95,9 +100,7 @@ func (r *rig) call(workflow, params string, change ...func(*runner.Call)) (json.
 	call := &runner.Call{
 		ID: "x1", Attempt: 2, Workflow: workflow, Function: "main", Params: json.RawMessage(params), Meta: json.RawMessage(`{"tenant":7}`),
 		ModulesVersion: "1", Log: slog.New(slog.NewTextHandler(r.lines, nil)),
-		Progress: func(done, total float64, note string) {
-			r.notes = append(r.notes, fmt.Sprint(done, "/", total, " ", note))
-		},
+		Reporter: r,
 	}
 	for _, f := range change {
 		f(call)
