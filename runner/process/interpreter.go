@@ -64,14 +64,11 @@ func (r *Runner) begin(ctx context.Context, mode Mode, s *snapshot) (*child, err
 	if err != nil {
 		return nil, err
 	}
-	err = c.wire.send(&frame{
+	_ = c.wire.send(&frame{ // likewise
 		Type: "hello", Protocol: ProtocolVersion, Mode: mode, Preload: r.opts.Preload, Generation: s.generation,
 		ResultMaxBytes: r.opts.ResultMaxBytes, FrameMaxBytes: r.opts.FrameMaxBytes,
 	})
-	if err == nil {
-		err = r.awaitReady(ctx, c, s)
-	}
-	if err != nil {
+	if err := r.awaitReady(ctx, c, s); err != nil {
 		c.kill()
 		<-c.gone
 		err = fmt.Errorf("%s did not become ready: %w%s", r.lang.Name, err, quoted(c.output.last()))
