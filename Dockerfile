@@ -11,4 +11,4 @@ FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=build /bobbin /bobbin
 USER nonroot:nonroot
 ENTRYPOINT ["/bobbin"]
-CMD ["worker"]
+CMD ["supervise"]

@@ -66,7 +66,7 @@ type Config struct {
 const prefix = "BOBBIN"
 
 // foreign are beginnings of variables that belong to tests and tools.
-var foreign = []string{"BOBBIN_TEST_", "BOBBIN_REQUIRE_", "BOBBIN_SOAK", "BOBBIN_CHAOS"}
+var foreign = []string{"BOBBIN_TEST_", "BOBBIN_REQUIRE_", "BOBBIN_SOAK", "BOBBIN_CHAOS", "BOBBIN_SUPERVISED_"}
 
 // Problem is one variable with a value that is not accepted.
 type Problem struct {

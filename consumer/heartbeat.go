@@ -162,10 +162,14 @@ func (h *heart) obey(ctx context.Context, pulse *queue.Pulse) {
 // figures are the live fields of the registration.
 func (w *Worker) figures() map[string]string {
 	f := w.pool.Figures()
+	w.rss.Store(residentBytes())
+	if w.opts.MaxRSS > 0 {
+		poke(w.changed)
+	}
 	return map[string]string{
 		"state": string(w.State()), "paused": flag(w.paused.Load()), "backpressure": flag(w.choked.Load()), "running": strconv.Itoa(f.Busy), "stuck": strconv.Itoa(f.Stuck),
 		"processed": strconv.FormatInt(w.processed.Load(), 10), "failed": strconv.FormatInt(w.failed.Load(), 10),
-		"rss_bytes": strconv.FormatInt(residentBytes(), 10),
+		"rss_bytes": strconv.FormatInt(w.rss.Load(), 10),
 	}
 }
 

@@ -52,10 +52,25 @@ func (b *brain) look() {
 		w.log.Error("stuck limit reached; draining to be replaced", "stuck", stuck, "limit", w.opts.StuckLimit)
 		b.move(execution.EventStuckLimit)
 	}
+	if why := w.worn(); why != "" && w.State() == execution.Active {
+		w.log.Info("recycling to be replaced", "because", why)
+		b.move(execution.EventRecycle)
+	}
 	leaving := w.State() == execution.Draining || w.State() == execution.PendingKill
 	if leaving && b.resolved() {
 		b.move(execution.EventIdle)
 	}
+}
+
+// worn says why the worker has had enough; "" when it has not.
+func (w *Worker) worn() string {
+	if n := w.processed.Load(); w.maxExecutions > 0 && n >= w.maxExecutions {
+		return fmt.Sprintf("%d executions ended here", n)
+	}
+	if held := w.rss.Load(); w.opts.MaxRSS > 0 && held > w.opts.MaxRSS {
+		return fmt.Sprintf("it holds %d bytes of memory, more than %d", held, w.opts.MaxRSS)
+	}
+	return ""
 }
 
 // resolved says that nothing is being fetched and nothing claimed is left: only stuck executions may still run.
@@ -77,6 +92,9 @@ func (b *brain) move(event execution.Event) bool {
 	w.waker.Interrupt()
 	w.log.Info("worker state changed", "from", from, "to", to, "because", event)
 	w.tell(stateChanged(from, to, event))
+	if w.opts.OnState != nil {
+		w.opts.OnState(to, event)
+	}
 	poke(w.beatNow)
 	return true
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/runner"
 )
 
@@ -34,6 +35,14 @@ type Options struct {
 	// group has acknowledged, or that no group asks for, when they are older; 0: never.
 	ResultsMax       int64
 	ResultsRetention time.Duration
+
+	// MaxRSS and MaxExecutions make the worker recycle itself: it holds more bytes of memory, or has ended about as many
+	// executions, up to a tenth fewer so that a fleet does not leave as one. 0: never.
+	MaxRSS        int64
+	MaxExecutions int
+
+	// OnState is told of every state that the worker enters, ACTIVE once it is registered, and why. It must not block.
+	OnState func(state execution.State, because execution.Event)
 
 	// ControlKey, when set, makes the worker obey only commands that are signed with its other half and fresh.
 	ControlKey ed25519.PublicKey
@@ -75,7 +84,7 @@ func (o *Options) check() error {
 	for name, value := range map[string]int64{
 		"Concurrency": int64(o.Concurrency), "Timeout": int64(o.Timeout), "CancelGrace": int64(o.CancelGrace),
 		"ShutdownTimeout": int64(o.ShutdownTimeout), "StuckLimit": int64(o.StuckLimit), "Lease": int64(o.Lease),
-		"ContextMaxBytes": o.ContextMaxBytes, "ResultMaxBytes": o.ResultMaxBytes,
+		"MaxRSS": o.MaxRSS, "MaxExecutions": int64(o.MaxExecutions), "ContextMaxBytes": o.ContextMaxBytes, "ResultMaxBytes": o.ResultMaxBytes,
 	} {
 		if value < 0 {
 			return fmt.Errorf("consumer: Options.%s is %d, expected a value above 0", name, value)

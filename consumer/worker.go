@@ -95,6 +95,9 @@ type Worker struct {
 	choked      atomic.Bool            // too many results are unread
 	processed   atomic.Int64           // written by the committer, like the next
 	failed      atomic.Int64
+	rss         atomic.Int64 // bytes; written by the heart
+
+	maxExecutions int64 // Options.MaxExecutions with jitter
 }
 
 // New returns a worker for the options. It does not connect yet. The error says which option is wrong.
@@ -112,6 +115,9 @@ func New(o Options) (*Worker, error) {
 		inbox: make(chan note, 64), changed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), fetched: make(chan struct{}),
 		regate: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), silent: make(chan []string, 1),
 		post: make(chan letter, 4096),
+	}
+	if n := int64(o.MaxExecutions); n > 0 {
+		w.maxExecutions = n - rand.Int64N(n/10+1)
 	}
 	incarnation := w.process.newIncarnation()
 	w.incarnation.Store(&incarnation)
@@ -235,6 +241,9 @@ func (w *Worker) start(ctx context.Context, h *heart) error {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 	}
+	if w.opts.OnState != nil {
+		w.opts.OnState(execution.Active, "")
+	}
 	w.log.Info("worker started", "queue", w.opts.Queue, "concurrency", w.opts.Concurrency, "version", w.opts.Version)
 	return nil
 }
@@ -308,7 +317,9 @@ func (w *Worker) accepting() bool { return w.State() == execution.Active && !w.p
 
 // count counts a written result.
 func (w *Worker) count(status execution.Status) {
-	w.processed.Add(1)
+	if w.processed.Add(1) == w.maxExecutions {
+		poke(w.changed)
+	}
 	if status != execution.Succeeded {
 		w.failed.Add(1)
 	}

@@ -92,7 +92,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError("%v; see %s --help", err, cmd.CommandPath())
 	})
-	root.AddCommand(a.workerCommand(), a.submitCommand(), a.resultsCommand(), a.modulesCommand(), a.statusCommand(),
+	root.AddCommand(a.workerCommand(), a.superviseCommand(), a.submitCommand(), a.resultsCommand(), a.modulesCommand(), a.statusCommand(),
 		a.cancelCommand(), a.demoCommand(), a.devCommand(), a.healthcheckCommand(), a.doctorCommand(), a.keygenCommand(), a.benchCommand())
 	root.AddCommand(a.controlCommands()...)
 	return root

@@ -69,7 +69,8 @@ func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, erro
 		ShutdownTimeout: cfg.ShutdownTimeout, StuckLimit: cfg.StuckLimit, Lease: cfg.Lease, MaxRecoveries: recoveries(cfg),
 		ContextMaxBytes: int64(cfg.ContextMaxBytes), ResultMaxBytes: int64(cfg.ResultMaxBytes),
 		ResultsMax: int64(cfg.ResultsMax), ResultsRetention: cfg.ResultsRetention,
-		Version: version, Log: log,
+		MaxRSS: int64(cfg.MaxRSS), MaxExecutions: cfg.MaxExecutions,
+		Version: version, Log: log, OnState: reporter(),
 	}
 	if cfg.ControlPublicKey == "" {
 		return options, nil

@@ -56,13 +56,15 @@ type arena struct {
 	history string // file that handlers write
 	log     *syncBuffer
 
-	mu       sync.Mutex
-	seen     *history.History
-	stopping bool
-	slots    []*slot
-	wg       sync.WaitGroup
-	n        int  // submitted so far
-	python   bool // whether Python workflows can be submitted
+	mu         sync.Mutex
+	seen       *history.History
+	stopping   bool
+	slots      []*slot
+	wg         sync.WaitGroup
+	n          int // submitted so far
+	kills      int
+	supervised bool // workers run under bobbin supervise
+	python     bool // whether Python workflows can be submitted
 }
 
 type syncBuffer struct {
@@ -86,12 +88,13 @@ func (b *syncBuffer) tail(n int) string {
 
 // slot is a place for one worker. Its process changes.
 type slot struct {
-	url  string // its way to Redis
-	mu   sync.Mutex
-	cmd  *exec.Cmd
-	env  []string // for the next process only
-	died int      // processes that ended by a signal
-	over bool     // start no other
+	url        string // its way to Redis
+	mu         sync.Mutex
+	cmd        *exec.Cmd
+	env        []string // for the next process only
+	died       int      // processes that ended by a signal
+	over       bool     // start no other
+	supervised bool     // the process is a supervisor
 }
 
 func newArena(t *testing.T, server *redistest.Server) *arena {
@@ -111,7 +114,7 @@ func newArena(t *testing.T, server *redistest.Server) *arena {
 
 // add starts a worker whose way to Redis is url, and keeps one running there. env is for its first process.
 func (a *arena) add(url string, env ...string) *slot {
-	s := &slot{url: url, env: env}
+	s := &slot{url: url, env: env, supervised: a.supervised}
 	a.mu.Lock()
 	a.slots = append(a.slots, s)
 	a.mu.Unlock()
@@ -122,7 +125,11 @@ func (a *arena) add(url string, env ...string) *slot {
 // keep runs one worker after another in a slot.
 func (a *arena) keep(s *slot) {
 	for {
-		cmd := exec.Command(binary, "worker")
+		role := "worker"
+		if s.supervised {
+			role = "supervise"
+		}
+		cmd := exec.Command(binary, role)
 		cmd.Env = append([]string{
 			"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
 			"BOBBIN_REDIS_URL=" + s.url, "BOBBIN_LEASE=" + lease.String(), "BOBBIN_CONCURRENCY=8", "BOBBIN_CANCEL_GRACE=2s",
@@ -204,8 +211,31 @@ func (a *arena) signal(s *slot, sig syscall.Signal) {
 	if cmd == nil {
 		return
 	}
+	if s.supervised {
+		a.signalSupervised(cmd.Process.Pid, sig)
+		return
+	}
 	a.hit(cmd.Process.Pid)
 	_ = cmd.Process.Signal(sig)
+}
+
+// signalSupervised signals the workers of a supervisor, or, every other kill, the supervisor itself. It starts none meanwhile.
+func (a *arena) signalSupervised(supervisor int, sig syscall.Signal) {
+	_ = syscall.Kill(supervisor, syscall.SIGSTOP)
+	a.mu.Lock()
+	a.kills++
+	whole := a.kills%2 == 0 && sig == syscall.SIGKILL
+	a.mu.Unlock()
+	for _, worker := range childrenOf(supervisor) {
+		a.hit(worker)
+		if !whole {
+			_ = syscall.Kill(worker, sig)
+		}
+	}
+	if whole {
+		_ = syscall.Kill(supervisor, sig)
+	}
+	_ = syscall.Kill(supervisor, syscall.SIGCONT)
 }
 
 // outage notes that everybody was cut off from Redis for longer than a lease, or may have been.

@@ -102,7 +102,19 @@ func TestStorm(t *testing.T) {
 		require.NoError(t, err, "BOBBIN_CHAOS_SEED")
 	}
 	t.Logf("seed %d; BOBBIN_CHAOS_SEED=%d replays the schedule", seed, seed)
-	s := newStorm(t, seed)
+	weather(t, newStorm(t, seed, false), seed, duration)
+}
+
+// The same, for a while, with each worker under a supervisor, which is killed now and then itself.
+func TestSupervisedStorm(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	weather(t, newStorm(t, seed, true), seed, 40*time.Second)
+}
+
+// weather has a storm rage for a while, and judges what it left.
+func weather(t *testing.T, s *storm, seed uint64, duration time.Duration) {
+	t.Helper()
 	s.publishPython()
 	s.rage(duration)
 	s.settle()
@@ -122,10 +134,11 @@ type storm struct {
 	faults map[string]int
 }
 
-func newStorm(t *testing.T, seed uint64) *storm {
+func newStorm(t *testing.T, seed uint64, supervised bool) *storm {
 	t.Helper()
 	a := newArena(t, redistest.Real(t, redistest.WithPersistence(redistest.AOFAlways)))
 	s := &storm{arena: a, random: rand.New(rand.NewPCG(seed, 0)), proxy: redistest.NewProxy(t, a.server.Addr), faults: map[string]int{}}
+	a.supervised = supervised
 	for verb, sha := range queue.Scripts() {
 		s.proxy.Label(sha, verb)
 	}
@@ -245,8 +258,14 @@ func (s *storm) hitProxied() {
 	proxied := s.slots[len(s.slots)-1]
 	proxied.mu.Lock()
 	defer proxied.mu.Unlock()
-	if proxied.cmd != nil {
-		s.hit(proxied.cmd.Process.Pid)
+	if proxied.cmd == nil {
+		return
+	}
+	s.hit(proxied.cmd.Process.Pid)
+	if proxied.supervised {
+		for _, worker := range childrenOf(proxied.cmd.Process.Pid) {
+			s.hit(worker)
+		}
 	}
 }
 

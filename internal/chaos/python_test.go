@@ -96,13 +96,21 @@ func TestInterpretersDieWithTheirWorker(t *testing.T) {
 // descendants lists the processes below one, with their children.
 func descendants(pid int) []int {
 	var all []int
+	for _, child := range childrenOf(pid) {
+		all = append(append(all, child), descendants(child)...)
+	}
+	return all
+}
+
+func childrenOf(pid int) []int {
+	var all []int
 	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	for _, task := range tasks {
 		data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
 		for _, field := range strings.Fields(string(data)) {
 			var child int
 			if _, err := fmt.Sscan(field, &child); err == nil {
-				all = append(append(all, child), descendants(child)...)
+				all = append(all, child)
 			}
 		}
 	}
