@@ -194,6 +194,7 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 	for i, outcome := range outcomes {
 		if outcome == queue.CommitDone || (outcome == queue.CommitGone && repeated) {
 			c.w.count(items[i].result.Status)
+			c.w.incident(items[i].job, items[i].result.Status)
 			continue
 		}
 		c.w.log.Warn("the claim was no longer ours; the outcome goes to late", items[i].job.attrs()...)

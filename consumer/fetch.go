@@ -15,8 +15,9 @@ import (
 // pending. One goroutine runs it; its fields are its own.
 type fetcher struct {
 	w         *Worker
-	seq       int64 // of the last claim; rises for the life of the process
-	uncertain bool  // a claim's reply was lost: reconcile before the next
+	seq       int64  // of the last claim; rises for the life of the process
+	uncertain bool   // a claim's reply was lost: reconcile before the next
+	lone      []*job // to run alone, before anything else is claimed
 }
 
 // Run fetches until ctx ends (drain, recycle, shutdown). Whatever it holds then that has not started is released. It returns
@@ -37,6 +38,10 @@ func (f *fetcher) Run(ctx context.Context) error {
 		}
 		failures = 0
 		f.w.health.recovered("claim")
+		if len(f.lone) > 0 {
+			f.runAlone(ctx)
+			continue
+		}
 		for !more && f.awaitRoom(ctx) > 0 && !f.block(ctx, due) {
 			due = -1 // nothing came and nothing is there: block again, without a claim
 		}
@@ -111,7 +116,7 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, more 
 	}
 	reconciled := f.uncertain
 	f.uncertain = false
-	f.w.accept(ctx, incarnation, reply)
+	f.lone = f.w.accept(ctx, incarnation, reply)
 	// After a reconciliation it is not known that nothing is pending.
 	return time.Duration(reply.NextDueMS) * time.Millisecond, reply.More || reconciled, nil
 }
@@ -148,8 +153,9 @@ func (f *fetcher) handBack() {
 	}
 }
 
-// accept makes jobs of what was claimed: those that can run go to the pool, the others to their results.
-func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.ClaimReply) {
+// accept makes jobs of what was claimed: those that can run go to the pool, the others to their results. It returns those
+// that are to run alone.
+func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.ClaimReply) (lone []*job) {
 	now := time.Now()
 	jobs := make([]*job, len(reply.Claimed))
 	for i := range reply.Claimed {
@@ -175,13 +181,23 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 			w.committer.add(item{job: j, kind: commit, result: w.result(j, status, refused)})
 			continue
 		}
-		failpoint.Hit("before-submit")
-		timeout := j.context.Timeout
-		if timeout == 0 {
-			timeout = w.opts.Timeout
+		if j.claimed.Recoveries >= aloneAfter {
+			lone = append(lone, j)
+			continue
 		}
-		w.pool.Submit(pool.Task{ID: j.claimed.ID, Timeout: timeout, Job: j})
+		w.submit(j)
 	}
+	return lone
+}
+
+// submit hands a job to the pool.
+func (w *Worker) submit(j *job) {
+	failpoint.Hit("before-submit")
+	timeout := j.context.Timeout
+	if timeout == 0 {
+		timeout = w.opts.Timeout
+	}
+	w.pool.Submit(pool.Task{ID: j.claimed.ID, Timeout: timeout, Job: j})
 }
 
 // endedBefore finds, among claimed IDs that have no context, those that have a result: a second push of an execution must not

@@ -145,6 +145,7 @@ func (h *heart) bury(ctx context.Context) error {
 
 // obey passes on what the heartbeat brought.
 func (h *heart) obey(ctx context.Context, pulse *queue.Pulse) {
+	h.w.heed(pulse.Quarantined)
 	if pulse.Intent != "" {
 		h.w.deliver(ctx, note{message: []byte(pulse.Intent), intent: true})
 	}

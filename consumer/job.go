@@ -62,6 +62,9 @@ func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execut
 		return execution.Lost, &execution.Error{Type: execution.TypeWorkerLost, Message: fmt.Sprintf(
 			"the workers that ran it died %d times, the limit of recoveries is %d", c.Recoveries, limit)}
 	}
+	if refused := w.refused(j.context.Workflow); refused != nil {
+		return execution.Rejected, refused
+	}
 	x := j.context
 	j.call = runner.Call{
 		ID: id, Attempt: c.Attempt(), Workflow: x.Workflow, Function: x.Function, Params: x.Params, Meta: x.Meta,

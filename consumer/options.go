@@ -41,6 +41,11 @@ type Options struct {
 	MaxRSS        int64
 	MaxExecutions int
 
+	// A workflow of which QuarantineThreshold executions were stuck or lost within QuarantineWindow is refused by every worker,
+	// until an operator lets it run again. 0: 5 in an hour; a threshold below 0: never.
+	QuarantineThreshold int
+	QuarantineWindow    time.Duration
+
 	// OnState is told of every state that the worker enters, ACTIVE once it is registered, and why. It must not block.
 	OnState func(state execution.State, because execution.Event)
 
@@ -64,6 +69,8 @@ func (o *Options) setDefaults() {
 	fallback(&o.Lease, 10*time.Second)
 	fallback(&o.MaxRecoveries, 3)
 	fallback(&o.ContextMaxBytes, 1<<20)
+	fallback(&o.QuarantineThreshold, 5)
+	fallback(&o.QuarantineWindow, time.Hour)
 	fallback(&o.ResultMaxBytes, 1<<20)
 	if o.Queue == "" {
 		o.Queue = "default"
@@ -84,7 +91,7 @@ func (o *Options) check() error {
 	for name, value := range map[string]int64{
 		"Concurrency": int64(o.Concurrency), "Timeout": int64(o.Timeout), "CancelGrace": int64(o.CancelGrace),
 		"ShutdownTimeout": int64(o.ShutdownTimeout), "StuckLimit": int64(o.StuckLimit), "Lease": int64(o.Lease),
-		"MaxRSS": o.MaxRSS, "MaxExecutions": int64(o.MaxExecutions), "ContextMaxBytes": o.ContextMaxBytes, "ResultMaxBytes": o.ResultMaxBytes,
+		"QuarantineWindow": int64(o.QuarantineWindow), "MaxRSS": o.MaxRSS, "MaxExecutions": int64(o.MaxExecutions), "ContextMaxBytes": o.ContextMaxBytes, "ResultMaxBytes": o.ResultMaxBytes,
 	} {
 		if value < 0 {
 			return fmt.Errorf("consumer: Options.%s is %d, expected a value above 0", name, value)

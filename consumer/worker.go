@@ -97,6 +97,8 @@ type Worker struct {
 	failed      atomic.Int64
 	rss         atomic.Int64 // bytes; written by the heart
 
+	quarantined atomic.Pointer[map[string]bool] // workflows; nil: none. Written by the heart
+
 	maxExecutions int64 // Options.MaxExecutions with jitter
 }
 

@@ -41,5 +41,8 @@ func (k Keys) Reply(id string) string { return k.base + "reply:" + id }
 // Receipts returns the key of the list of acknowledgements of one control request.
 func (k Keys) Receipts(request string) string { return k.base + "receipts:" + request }
 
+// Incidents returns the key of what counts against a workflow.
+func (k Keys) Incidents(workflow string) string { return k.base + "incidents:" + workflow }
+
 // Logs returns the key of the stream of an execution's log lines.
 func (k Keys) Logs(id string) string { return k.base + "logs:" + id }

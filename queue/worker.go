@@ -49,13 +49,15 @@ type Pulse struct {
 	Cancels map[string]string // execution ID → request, for executions that this incarnation holds
 	Silent  []string          // incarnations that this worker is to reap now
 	Results int64             // the length of results, read or not
+
+	Quarantined []string // workflows that are refused
 }
 
 // Heartbeat renews an incarnation's lease. [ErrNotRegistered] means that it lost it and must fence itself. It is safe to
 // repeat.
 func (q *Queue) Heartbeat(ctx context.Context, b Beat) (*Pulse, error) {
 	k := q.Keys
-	keys := []string{k.Workers, k.Worker(b.Incarnation), k.Intents, k.Cancels, k.Claims, k.Executions, k.Handoff, k.Reaper, k.Results}
+	keys := []string{k.Workers, k.Worker(b.Incarnation), k.Intents, k.Cancels, k.Claims, k.Executions, k.Handoff, k.Reaper, k.Results, k.Quarantine}
 	mayReap := 0
 	if b.MayReap {
 		mayReap = 1
@@ -69,12 +71,12 @@ func (q *Queue) Heartbeat(ctx context.Context, b Beat) (*Pulse, error) {
 		return nil, err
 	}
 	values, ok := raw.([]any)
-	if !ok || len(values) != 6 {
+	if !ok || len(values) != 7 {
 		return nil, fmt.Errorf("heartbeat: unexpected reply %T", raw)
 	}
 	pulse := &Pulse{
 		NowMS: number(values[0]), Intent: text(values[1]), Handoff: int(number(values[2])), Silent: texts(values[4]),
-		Results: number(values[5]),
+		Results: number(values[5]), Quarantined: texts(values[6]),
 		Cancels: map[string]string{},
 	}
 	for asked := texts(values[3]); len(asked) >= 2; asked = asked[2:] {

@@ -69,7 +69,7 @@ func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, erro
 		ShutdownTimeout: cfg.ShutdownTimeout, StuckLimit: cfg.StuckLimit, Lease: cfg.Lease, MaxRecoveries: recoveries(cfg),
 		ContextMaxBytes: int64(cfg.ContextMaxBytes), ResultMaxBytes: int64(cfg.ResultMaxBytes),
 		ResultsMax: int64(cfg.ResultsMax), ResultsRetention: cfg.ResultsRetention,
-		MaxRSS: int64(cfg.MaxRSS), MaxExecutions: cfg.MaxExecutions,
+		QuarantineThreshold: threshold(cfg), QuarantineWindow: cfg.QuarantineWindow, MaxRSS: int64(cfg.MaxRSS), MaxExecutions: cfg.MaxExecutions,
 		Version: version, Log: log, OnState: reporter(),
 	}
 	if cfg.ControlPublicKey == "" {
@@ -78,6 +78,14 @@ func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, erro
 	key, err := control.ParsePublicKey(cfg.ControlPublicKey)
 	options.ControlKey = key
 	return options, err
+}
+
+// threshold spells "never" the way the library does, where 0 means the default.
+func threshold(cfg *config.Config) int {
+	if cfg.QuarantineThreshold == 0 {
+		return -1
+	}
+	return cfg.QuarantineThreshold
 }
 
 // recoveries spells "none" the way the library does, where 0 means the default.

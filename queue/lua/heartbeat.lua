@@ -1,9 +1,10 @@
 -- Say that an incarnation lives, and hear what it is to do.
--- KEYS: workers worker intents cancels claims executions handoff reaper results
+-- KEYS: workers worker intents cancels claims executions handoff reaper results quarantine
 -- ARGV: incarnation, ms the registration outlives this, lease in ms, may reap (0 or 1), ms between reaps in the fleet, then
 --   fields and values
 -- Reply: now_ms, intent or false, length of handoff, {ID, request, ...} cancels of this incarnation's executions,
---   {incarnation, ...} silent ones that this worker is to reap, length of results (-1: not a stream). Error: NOTREGISTERED.
+--   {incarnation, ...} silent ones that this worker is to reap, length of results (-1: not a stream),
+--   {workflow, ...} in quarantine. Error: NOTREGISTERED.
 --
 -- The first write is PEXPIRE on purpose: Redis refuses memory-hungry commands only before a script's first write, so that a
 -- worker keeps its lease while Redis is full. Safe to repeat.
@@ -36,4 +37,5 @@ if ARGV[4] == '1' then
 end
 local length = redis.pcall('XLEN', KEYS[9])
 if type(length) ~= 'number' then length = -1 end
-return { now, redis.call('HGET', KEYS[3], ARGV[1]), redis.call('LLEN', KEYS[7]), cancels, silent, length }
+local refused = redis.pcall('HKEYS', KEYS[10])
+return { now, redis.call('HGET', KEYS[3], ARGV[1]), redis.call('LLEN', KEYS[7]), cancels, silent, length, refused.err and {} or refused }
