@@ -2,9 +2,11 @@ package consumer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -170,8 +172,36 @@ func (w *Worker) figures() map[string]string {
 	return map[string]string{
 		"state": string(w.State()), "paused": flag(w.paused.Load()), "backpressure": flag(w.choked.Load()), "running": strconv.Itoa(f.Busy), "stuck": strconv.Itoa(f.Stuck),
 		"processed": strconv.FormatInt(w.processed.Load(), 10), "failed": strconv.FormatInt(w.failed.Load(), 10),
-		"rss_bytes": strconv.FormatInt(w.rss.Load(), 10),
+		"executions": w.runs(),
+		"rss_bytes":  strconv.FormatInt(w.rss.Load(), 10),
 	}
+}
+
+// Run is an execution as the registration shows it, for people who look.
+type Run struct {
+	ID       string `json:"id"`
+	Workflow string `json:"workflow"`
+	SinceMS  int64  `json:"since_ms"` // Redis's clock
+	Stuck    bool   `json:"stuck,omitempty"`
+	Asked    bool   `json:"cancel_asked,omitempty"`
+}
+
+const maxRuns = 20
+
+// runs lists the executions that run, the oldest first, as JSON. Of many it shows the oldest.
+func (w *Worker) runs() string {
+	if f := w.pool.Figures(); f.Busy+f.Stuck == 0 {
+		return "[]"
+	}
+	running := w.pool.Running(false)
+	slices.SortFunc(running, func(a, b pool.Running) int { return a.Started.Compare(b.Started) })
+	list := []Run{}
+	for _, r := range running[:min(len(running), maxRuns)] {
+		j := r.Job.(*job)
+		list = append(list, Run{ID: r.ID, Workflow: j.context.Workflow, SinceMS: j.redisClock(r.Started), Stuck: r.Stuck, Asked: !r.Cancelled.IsZero()})
+	}
+	document, _ := json.Marshal(list) // strings and numbers: cannot fail
+	return string(document)
 }
 
 func flag(on bool) string {

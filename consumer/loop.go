@@ -261,10 +261,25 @@ func (b *brain) stacks() string {
 			attrs = append(attrs, "cancelled_because", r.Cause, "cancelled_for", time.Since(r.Cancelled).Round(time.Millisecond))
 		}
 		b.w.log.Info("execution running", append(attrs, "stack", r.Stack)...)
+		if own := b.w.stackOf(r.ID); own != "" {
+			r.Stack = own + "\n\n" + r.Stack
+		}
 		fmt.Fprintf(&all, "execution %s, workflow %s, running for %s\n%s\n\n", r.ID, j.context.Workflow, time.Since(r.Started).Round(time.Millisecond), r.Stack)
 	}
 	b.w.log.Info("end of running executions", "running", len(running))
 	return clip(all.String())
+}
+
+// stackOf is what a runner says of an execution that it runs outside of this process.
+func (w *Worker) stackOf(id string) string {
+	for _, r := range w.built {
+		if teller, ok := r.(interface{ Stack(id string) string }); ok {
+			if stack := teller.Stack(id); stack != "" {
+				return stack
+			}
+		}
+	}
+	return ""
 }
 
 // answer sends a receipt, where the command named a request.

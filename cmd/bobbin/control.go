@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,6 +27,7 @@ func (a *app) controlCommands() []*cobra.Command {
 		control.Shutdown: "Have workers cancel what they run, release it, and leave",
 		control.Pause:    "Have workers claim nothing until resumed",
 		control.Resume:   "Have paused workers claim again",
+		control.Stacks:   "Show what each running execution is doing",
 	} {
 		commands = append(commands, a.controlCommand(verb, short))
 	}
@@ -194,6 +196,13 @@ func nextReceipt(ctx context.Context, q *queue.Queue, request string, wait time.
 }
 
 func (a *app) printReceipt(c control.Command, r *control.Receipt) {
+	if c.Verb == control.Stacks && r.Outcome == control.Accepted {
+		if r.Stacks == "" {
+			r.Stacks = "nothing runs\n"
+		}
+		fmt.Fprintf(a.stdout, "%s, %s:\n\n%s\n", r.Worker, r.State, strings.TrimRight(r.Stacks, "\n"))
+		return
+	}
 	line := fmt.Sprintf("%s: %s %s, now %s", r.Worker, c.Verb, r.Outcome, r.State)
 	if r.Reason != "" {
 		line += " (" + r.Reason + ")"

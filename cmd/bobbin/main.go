@@ -93,7 +93,8 @@ func (a *app) root() *cobra.Command {
 		return usageError("%v; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(a.workerCommand(), a.superviseCommand(), a.submitCommand(), a.resultsCommand(), a.modulesCommand(), a.statusCommand(),
-		a.cancelCommand(), a.demoCommand(), a.devCommand(), a.healthcheckCommand(), a.doctorCommand(), a.keygenCommand(), a.benchCommand())
+		a.cancelCommand(), a.demoCommand(), a.devCommand(), a.healthcheckCommand(), a.doctorCommand(), a.keygenCommand(), a.benchCommand(),
+		a.inspectCommand(), a.quarantineCommand(), a.topCommand())
 	root.AddCommand(a.controlCommands()...)
 	return root
 }

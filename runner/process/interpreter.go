@@ -37,6 +37,7 @@ type interpreter struct {
 	crash         error  // it did not survive the last execution, and nobody killed it
 
 	busy atomic.Bool // runs an execution
+	runs atomic.Pointer[execution.ID]
 	fat  atomic.Bool // was killed for its memory
 }
 
@@ -149,6 +150,8 @@ func (i *interpreter) end() {
 
 // run runs one execution to its end. Afterwards i.spent says whether the interpreter may be used again.
 func (i *interpreter) run(ctx context.Context, call *runner.Call, s *snapshot) (json.RawMessage, error) {
+	i.runs.Store(&call.ID)
+	defer i.runs.Store(nil)
 	log := &lazyLog{call: call}
 	i.output.attend(func(line string) { log.get().Info(line, "from", "output") })
 	defer i.output.attend(i.r.stray)

@@ -21,6 +21,7 @@ type Language struct {
 	Env     []string // added to the worker's environment, from which everything that begins with BOBBIN_ is taken
 	Shim    string
 	Forks   bool // whether the shim knows [Fork]
+	Dumps   bool // whether SIGUSR2 makes an interpreter write what it is doing to descriptor 2
 }
 
 //go:embed shim/python.py
@@ -58,7 +59,7 @@ await shim.main(socket);`
 // Python returns the language of .py workflows, run by the CPython (3.9 or later) at a path.
 func Python(path string) *Language {
 	return &Language{
-		Name: "python", Suffix: ".py", Command: []string{path, "-c", pythonBootstrap}, Shim: pythonShim, Forks: true,
+		Name: "python", Suffix: ".py", Command: []string{path, "-c", pythonBootstrap}, Shim: pythonShim, Forks: true, Dumps: true,
 		Env: []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -18,6 +19,8 @@ const (
 type output struct {
 	pipe *os.File
 	done chan struct{}
+
+	total atomic.Int64 // bytes that were read
 
 	mu     sync.Mutex // held while reading and while lines are handed out
 	listen func(line string)
@@ -67,6 +70,7 @@ func (o *output) take(fd int) bool {
 }
 
 func (o *output) add(piece []byte) {
+	o.total.Add(int64(len(piece)))
 	o.tail = append(o.tail, piece...)
 	if extra := len(o.tail) - maxTail; extra > 0 {
 		o.tail = append(o.tail[:0], o.tail[extra:]...)

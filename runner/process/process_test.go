@@ -315,3 +315,25 @@ func TestWhatIsNoInterpreter(t *testing.T) {
 		require.Contains(t, err.Message, says, script)
 	}
 }
+
+func TestStackSaysWhatAnExecutionIsDoing(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode process.Mode) {
+		r := setup(t, python(t), process.Options{Mode: mode}, map[string]string{"deep.py": `
+import time
+def inner_most():
+    time.sleep(30)
+def main():
+    inner_most()
+`})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			_, _ = r.Run(ctx, &runner.Call{ID: "deep", Workflow: "deep.py", Function: "main", Params: json.RawMessage("{}"), Meta: json.RawMessage("{}")})
+		})
+		require.Eventually(t, func() bool { return strings.Contains(r.Stack("deep"), `File "deep.py", line 4 in inner_most`) }, 20*time.Second, 50*time.Millisecond)
+		require.Empty(t, r.Stack("another"))
+		cancel()
+		running.Wait()
+	})
+}

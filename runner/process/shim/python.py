@@ -7,6 +7,7 @@ A process of this file plays one of three parts. *resident* runs every execution
 to be shared and forks slots. A *slot* imports the workflow and forks a child for every execution, which starts clean.
 """
 import builtins
+import faulthandler
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -381,6 +382,7 @@ def install():
     while "" in sys.path:
         sys.path.remove("")  # the worker's folder is nobody's library
     builtins.input = no_input
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)  # bobbin stacks
     signal.signal(signal.SIGINT, state.interrupt)
     for other in ("SIGTERM", "SIGHUP", "SIGTSTP", "SIGUSR1"):
         signal.signal(getattr(signal, other), signal.SIG_IGN)  # the worker's own: it decides

@@ -1,0 +1,105 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bobbin-run/bobbin/execution"
+)
+
+// Whereabouts is all that Redis knows of one execution at one moment. Several places may hold it: pushed twice, or between
+// two steps.
+type Whereabouts struct {
+	NowMS       int64             `json:"now_ms"`             // Redis's clock
+	Position    int64             `json:"position,omitempty"` // in pending: 1 is next; 0: not there
+	Pending     int64             `json:"pending"`            // how many wait
+	Handoff     bool              `json:"handoff,omitempty"`
+	Incarnation string            `json:"claimed_by,omitempty"`
+	Token       string            `json:"token,omitempty"`
+	DueMS       int64             `json:"due_ms,omitempty"` // when it is tried again
+	Cancel      string            `json:"cancel,omitempty"` // the request
+	Attempts    int64             `json:"attempts"`         // spent
+	Recoveries  int64             `json:"recoveries"`       // of those, because a worker died
+	Context     string            `json:"context,omitempty"`
+	Result      *execution.Result `json:"-"`
+	ResultAt    string            `json:"result_at,omitempty"` // its ID in the stream
+	Lines       []map[string]any  `json:"lines,omitempty"`     // the last ones of its log
+	Searched    int64             `json:"-"`                   // results that were looked through
+}
+
+// Inspect finds out where an execution is. A result is looked for among the newest ones, at most search of them. It costs one
+// pass over pending, so it is for people.
+func (q *Queue) Inspect(ctx context.Context, id string, search int64) (*Whereabouts, error) {
+	k, w := q.Keys, &Whereabouts{}
+	tx := q.rdb.TxPipeline()
+	now, at, length := tx.Time(ctx), tx.LPos(ctx, k.Pending, id, redis.LPosArgs{}), tx.LLen(ctx, k.Pending)
+	handoff, token := tx.LPos(ctx, k.Handoff, id, redis.LPosArgs{}), tx.HGet(ctx, k.Claims, id)
+	due, cancel := tx.ZScore(ctx, k.Scheduled, id), tx.HGet(ctx, k.Cancels, id)
+	attempts, recoveries := tx.HGet(ctx, k.Attempts, id), tx.HGet(ctx, k.Recoveries, id)
+	document, lines := tx.HGet(ctx, k.Executions, id), tx.XRevRangeN(ctx, k.Logs(id), "+", "-", 10)
+	if _, err := tx.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, wrap("inspect", err)
+	}
+	w.NowMS, w.Pending = now.Val().UnixMilli(), length.Val()
+	if at.Err() == nil {
+		w.Position = length.Val() - at.Val()
+	}
+	w.Handoff, w.Token = handoff.Err() == nil, token.Val()
+	w.Incarnation = holder(w.Token)
+	w.DueMS, w.Cancel, w.Context = int64(due.Val()), cancel.Val(), document.Val()
+	w.Attempts, w.Recoveries = number(attempts.Val()), number(recoveries.Val())
+	for i := len(lines.Val()) - 1; i >= 0; i-- {
+		w.Lines = append(w.Lines, lines.Val()[i].Values)
+	}
+	return w, q.findResult(ctx, id, search, w)
+}
+
+// holder is the incarnation in a claim token.
+func holder(token string) string {
+	parts := strings.Split(token, ":")
+	if len(parts) < 3 {
+		return ""
+	}
+	return strings.Join(parts[:len(parts)-2], ":")
+}
+
+func (q *Queue) findResult(ctx context.Context, id string, search int64, w *Whereabouts) error {
+	const page = 2000
+	for to := "+"; w.Searched < search; {
+		messages, err := q.rdb.XRevRangeN(ctx, q.Keys.Results, to, "-", page).Result()
+		if err != nil {
+			return wrap("inspect", err)
+		}
+		for _, m := range messages {
+			w.Searched++
+			if m.Values["execution_id"] == id {
+				w.Result, w.ResultAt = entries([]redis.XMessage{m})[0].Result, m.ID
+				return nil
+			}
+		}
+		if len(messages) < page {
+			return nil
+		}
+		to = "(" + messages[len(messages)-1].ID
+	}
+	return nil
+}
+
+// Oldest returns the ID that waits longest, or "".
+func (q *Queue) Oldest(ctx context.Context) (string, error) {
+	id, err := q.rdb.LIndex(ctx, q.Keys.Pending, -1).Result()
+	if errors.Is(err, redis.Nil) {
+		return "", nil
+	}
+	return id, wrap("oldest", err)
+}
+
+// ParseMS reads a number of milliseconds from a field of a registration; 0 where there is none.
+func ParseMS(field string) int64 {
+	n, _ := strconv.ParseInt(field, 10, 64)
+	return n
+}
