@@ -194,6 +194,7 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 	for i, outcome := range outcomes {
 		if outcome == queue.CommitDone || (outcome == queue.CommitGone && repeated) {
 			c.w.count(items[i].result.Status)
+			c.w.opts.Observer.Executed(items[i].result)
 			c.w.incident(items[i].job, items[i].result.Status)
 			continue
 		}

@@ -115,6 +115,9 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, more 
 		failpoint.Hit("after-claim")
 	}
 	reconciled := f.uncertain
+	if reconciled && len(reply.Claimed) > 0 {
+		f.w.opts.Observer.Recovered("lost_reply", len(reply.Claimed))
+	}
 	f.uncertain = false
 	f.lone = f.w.accept(ctx, incarnation, reply)
 	// After a reconciliation it is not known that nothing is pending.

@@ -2,6 +2,8 @@ package consumer
 
 import (
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -11,6 +13,7 @@ type health struct {
 	log *slog.Logger
 	mu  sync.Mutex
 	bad map[string]*trouble // by operation
+	saw func(err error)     // is told of every failure
 }
 
 type trouble struct {
@@ -21,10 +24,13 @@ type trouble struct {
 // quiet is how long one operation's trouble is not mentioned again.
 const quiet = 10 * time.Second
 
-func newHealth(log *slog.Logger) *health { return &health{log: log, bad: map[string]*trouble{}} }
+func newHealth(log *slog.Logger, saw func(error)) *health {
+	return &health{log: log, bad: map[string]*trouble{}, saw: saw}
+}
 
 // failed notes that an operation failed, and says so in the log now and then.
 func (h *health) failed(operation string, err error) {
+	h.saw(err)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
@@ -48,6 +54,13 @@ func (h *health) recovered(operation string) {
 		delete(h.bad, operation)
 		h.log.Info("redis: "+operation+" works again", "after", time.Since(t.since).Round(time.Millisecond), "failures", t.failures)
 	}
+}
+
+// trouble lists the operations that are failing.
+func (h *health) trouble() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.bad))
 }
 
 // ready says that no operation is in trouble.

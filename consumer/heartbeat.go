@@ -236,6 +236,11 @@ func (w *Worker) reapOne(ctx context.Context, incarnation string, certain bool) 
 	if reaped.Alive {
 		return
 	}
+	cause := "lease"
+	if certain {
+		cause = "process_gone"
+	}
+	w.opts.Observer.Recovered(cause, len(reaped.Moved))
 	w.log.Warn("recovered the executions of a dead worker", "incarnation", incarnation, "executions", len(reaped.Moved), "certain", certain)
 	for _, id := range reaped.Moved[:min(len(reaped.Moved), 100)] { // events are for live views: a hundred say enough
 		w.tell(event{Type: "execution.recovered", ExecutionID: printableID(id), Incarnation: incarnation})
@@ -259,6 +264,7 @@ func (w *Worker) reapPredecessors(ctx context.Context) error {
 // note is a message on its way to the worker's loop.
 type note struct {
 	message []byte           // as received; parsed by the loop
+	heard   chan<- struct{}  // closed when the loop takes it
 	local   *control.Command // set instead for commands from this process
 	intent  bool             // message was stored for this incarnation
 	cancels string           // message was stored in cancels under this ID

@@ -148,6 +148,10 @@ func (b *brain) abandon(why string) {
 
 // hear takes a note apart and obeys the command in it, if it is for this worker.
 func (b *brain) hear(n note) {
+	if n.heard != nil {
+		close(n.heard)
+		return
+	}
 	if n.local != nil {
 		b.obey(*n.local, n.bySignal)
 		return

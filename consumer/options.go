@@ -46,6 +46,9 @@ type Options struct {
 	QuarantineThreshold int
 	QuarantineWindow    time.Duration
 
+	// Observer is told what happens, for metrics; nil: nobody.
+	Observer Observer
+
 	// OnState is told of every state that the worker enters, ACTIVE once it is registered, and why. It must not block.
 	OnState func(state execution.State, because execution.Event)
 
@@ -78,6 +81,7 @@ func (o *Options) setDefaults() {
 	if o.Version == "" {
 		o.Version = "unknown"
 	}
+	o.Observer = observed(o.Observer)
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}

@@ -125,7 +125,7 @@ func New(o Options) (*Worker, error) {
 	w.incarnation.Store(&incarnation)
 	w.state.Store(execution.Active)
 	w.log = slog.New(tee{stamped{o.Log.Handler(), &w.incarnation}, w, ""})
-	w.health = newHealth(w.log)
+	w.health = newHealth(w.log, func(err error) { o.Observer.RedisError(errorKind(err)) })
 	w.runner = o.Runner
 	if len(o.ScriptRunners) > 0 {
 		router := &runner.Router{Default: o.Runner, BySuffix: map[string]runner.Runner{}}

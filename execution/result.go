@@ -21,6 +21,9 @@ const (
 	Lost      Status = "lost"      // the workers that ran it kept dying
 )
 
+// Statuses lists every status.
+var Statuses = []Status{Succeeded, Failed, TimedOut, Cancelled, Stuck, Rejected, Lost}
+
 // The stable words of the error_type field that Bobbin itself uses. Runners may add their own.
 const (
 	TypeTimeout           = "ExecutionTimeout"

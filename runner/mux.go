@@ -27,7 +27,7 @@ func (m *Mux) Handle(workflow string, r Runner) {
 	if workflow == "" || r == nil {
 		panic("runner: Handle needs a workflow name and a runner")
 	}
-	if m.has(workflow) {
+	if m.Has(workflow) {
 		panic(fmt.Sprintf("runner: workflow %q is registered twice", workflow))
 	}
 	if m.handlers == nil {
@@ -39,7 +39,8 @@ func (m *Mux) Handle(workflow string, r Runner) {
 // Names returns the registered workflow names in order.
 func (m *Mux) Names() []string { return slices.Sorted(maps.Keys(m.handlers)) }
 
-func (m *Mux) has(workflow string) bool {
+// Has says whether a handler is registered for the workflow name.
+func (m *Mux) Has(workflow string) bool {
 	_, ok := m.handlers[workflow]
 	return ok
 }

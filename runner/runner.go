@@ -96,8 +96,8 @@ type Router struct {
 // Run sends the call to the runner for its workflow, or returns a rejected WorkflowNotFound. A name that the default
 // runner knows exactly wins over a suffix.
 func (r *Router) Run(ctx context.Context, call *Call) (json.RawMessage, error) {
-	if mux, ok := r.Default.(*Mux); ok && mux.has(call.Workflow) {
-		return mux.Run(ctx, call)
+	if mux, ok := r.Default.(interface{ Has(workflow string) bool }); ok && mux.Has(call.Workflow) {
+		return r.Default.Run(ctx, call)
 	}
 	if dot := strings.LastIndexByte(call.Workflow, '.'); dot >= 0 {
 		if runner, ok := r.BySuffix[call.Workflow[dot:]]; ok {

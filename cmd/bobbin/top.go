@@ -330,12 +330,21 @@ func (m *top) figures(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, "last minute: %.1f/s ended   %d not succeeded", float64(len(m.ended))/topWindow.Seconds(), failed)
 	if len(durations) > 0 {
-		fmt.Fprintf(b, "   ran p50 %s p95 %s p99 %s", at(durations, 0.5), at(durations, 0.95), at(durations, 0.99))
+		fmt.Fprintf(b, "   ran p50 %s p95 %s p99 %s", brief(at(durations, 0.5)), brief(at(durations, 0.95)), brief(at(durations, 0.99)))
 	}
 	if len(waits) > 0 {
 		fmt.Fprintf(b, "   waited p50 %s p99 %s", age(at(waits, 0.5)), age(at(waits, 0.99)))
 	}
 	b.WriteString("\n\n")
+}
+
+// brief is a duration with three digits.
+func brief(d time.Duration) string {
+	for unit := time.Duration(1); ; unit *= 10 {
+		if d/unit < 1000 {
+			return d.Round(unit).String()
+		}
+	}
 }
 
 // at is a percentile of values, which it sorts.
@@ -350,26 +359,35 @@ func (m *top) table(b *strings.Builder) {
 		b.WriteString("no workers are registered; start one with: bobbin worker\n")
 		return
 	}
-	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "  WORKER\tSTATE\tRUNNING\tSTUCK\tPROCESSED\tFAILED\tMEMORY\tLAST HEARTBEAT")
-	for i, r := range rows {
-		mark := "  "
-		if i == m.selected {
-			mark = "> "
-		}
+	// Workers are columns, and what they run stands between: the table is made first and taken apart.
+	var aligned strings.Builder
+	table := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "WORKER\tSTATE\tRUNNING\tSTUCK\tPROCESSED\tFAILED\tMEMORY\tLAST HEARTBEAT")
+	for _, r := range rows {
 		if w := r.worker; r.run == nil {
-			fmt.Fprintf(table, "%s%s\t%s\t%d/%d\t%d\t%d\t%d\t%.0f MiB\t%s\n", mark, w.Worker, w.condition(), w.Running, w.Concurrency,
+			fmt.Fprintf(table, "%s\t%s\t%d/%d\t%d\t%d\t%d\t%.0f MiB\t%s\n", w.Worker, w.condition(), w.Running, w.Concurrency,
 				w.Stuck, w.Processed, w.Failed, float64(w.RSSBytes)/(1<<20), w.age())
+		}
+	}
+	_ = table.Flush() // a strings.Builder takes everything
+	lines := strings.Split(aligned.String(), "\n")
+	fmt.Fprintf(b, "  %s\n", lines[0])
+	for i, r := range rows {
+		mark := " "
+		if i == m.selected {
+			mark = ">"
+		}
+		if r.run == nil {
+			lines = lines[1:]
+			fmt.Fprintf(b, "%s %s\n", mark, lines[0])
 			continue
 		}
-		_ = table.Flush() // executions have columns of their own
 		note := ""
 		if r.run.Stuck {
 			note = "  STUCK"
 		} else if r.run.Asked {
 			note = "  cancel asked"
 		}
-		fmt.Fprintf(b, "%s    %s  %s  for %s%s\n", mark, r.run.ID, r.run.Workflow, age(m.reading.status.NowMS-r.run.SinceMS), note)
+		fmt.Fprintf(b, "%s     %s  %s  for %s%s\n", mark, r.run.ID, r.run.Workflow, age(m.reading.status.NowMS-r.run.SinceMS), note)
 	}
-	_ = table.Flush()
 }

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bobbin-run/bobbin/config"
 	"github.com/bobbin-run/bobbin/consumer"
 	"github.com/bobbin-run/bobbin/control"
+	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/internal/heap"
 	"github.com/bobbin-run/bobbin/internal/logging"
+	"github.com/bobbin-run/bobbin/telemetry"
 )
 
 func (a *app) workerCommand() *cobra.Command {
@@ -36,13 +40,9 @@ func (a *app) workerCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			w, err := consumer.New(options)
+			code, err := a.work(cmd.Context(), cfg, options, log)
 			if err != nil {
-				return err
-			}
-			code, err := w.RunWithSignals(cmd.Context())
-			if err != nil {
-				return fmt.Errorf("worker: %w; Redis is expected at %s (BOBBIN_REDIS_URL)", err, config.RedactURL(cfg.RedisURL))
+				return fmt.Errorf("worker: %w", err)
 			}
 			if code != 0 {
 				return &exitError{code: code}
@@ -50,6 +50,54 @@ func (a *app) workerCommand() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// work runs the worker, with what monitoring looks at beside it.
+func (a *app) work(ctx context.Context, cfg *config.Config, options consumer.Options, log *slog.Logger) (code int, err error) {
+	tracer, err := telemetry.NewTracer(ctx, version)
+	if err != nil {
+		return execution.ExitFailure, fmt.Errorf("traces: %w", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if failed := tracer.Close(ctx); failed != nil {
+			log.Warn("the last spans were not exported", "error", failed)
+		}
+	}()
+	options.Runner, options.ScriptRunners = tracer.Trace(options.Runner), tracer.TraceAll(options.ScriptRunners)
+	var metrics *telemetry.Metrics
+	if cfg.HTTPAddr != "" {
+		metrics = telemetry.New(version)
+		options.Observer = metrics
+	}
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	if report := options.OnState; report != nil {
+		options.OnState = func(state execution.State, because execution.Event) {
+			if state != execution.Active {
+				stop() // the replacement serves on the same address
+			}
+			report(state, because)
+		}
+	}
+	w, err := consumer.New(options)
+	if err != nil {
+		return execution.ExitFailure, err
+	}
+	if metrics != nil {
+		wait, err := telemetry.Serve(serving, cfg.HTTPAddr, metrics.Handler(w), log)
+		if err != nil {
+			return execution.ExitFailure, err
+		}
+		defer wait()
+		defer stop()
+	}
+	code, err = w.RunWithSignals(ctx)
+	if err != nil {
+		err = fmt.Errorf("%w; Redis is expected at %s (BOBBIN_REDIS_URL)", err, config.RedactURL(cfg.RedisURL))
+	}
+	return code, err
 }
 
 // heapFloor is how much garbage a worker may gather before it is collected: for some memory, half as much again in throughput.
