@@ -1,0 +1,120 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/internal/redistest"
+)
+
+// An execution's whole story, as inspect, top and stacks tell it.
+func TestInspectTopAndStacks(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, server *redistest.Server) {
+		s := setup(t, server).with("BOBBIN_LEASE=1s")
+		s.ok("modules", "push", workflows(t, testModules))
+		unknown := s.do("", "inspect", "nobody")
+		require.Equal(t, execution.ExitFailure, unknown.code)
+		require.Contains(t, unknown.out, "unknown")
+
+		s.ok("submit", "sleep.star", "--params", `{"seconds":60}`, "--id", "first")
+		second := strings.TrimSpace(s.ok("submit", "echo.star", "--params", `{"params":7}`))
+		require.Contains(t, s.ok("inspect", "first"), "pending at position 1 of 2")
+		require.Contains(t, s.ok("inspect", second), "pending at position 2 of 2")
+		require.Contains(t, s.ok("top", "--once"), "no workers are registered")
+
+		w := s.worker("BOBBIN_CONCURRENCY=1")
+		require.Eventually(t, func() bool { return strings.Contains(s.ok("inspect", "first"), "running on ") }, patience, pollEvery)
+		view := s.ok("top", "--once")
+		require.Contains(t, view, "pending 1 (the oldest waits ")
+		require.Regexp(t, `first  sleep\.star  for \d`, view)
+		require.Contains(t, s.ok("stacks", "--all"), "execution first, workflow sleep.star, running for ")
+		s.ok("cancel", "first")
+		require.Eventually(t, func() bool { return strings.Contains(s.ok("inspect", "first"), "ended: cancelled") }, patience, pollEvery)
+		require.Eventually(t, func() bool { return strings.Contains(s.ok("inspect", second), "ended: succeeded") }, patience, pollEvery)
+		told := map[string]any{}
+		require.NoError(t, json.Unmarshal([]byte(s.ok("inspect", second, "--json")), &told))
+		require.Equal(t, "ended", told["state"])
+		require.Equal(t, map[string]any{"params": 7.0}, told["result"].(map[string]any)["result"])
+		require.Contains(t, s.ok("top", "--once"), "ran p50 ")
+		require.Contains(t, s.do("", "top").err, "needs a terminal")
+
+		s.ok("submit", "sleep.star", "--params", `{"seconds":60}`, "--id", "orphan")
+		require.Eventually(t, func() bool { return strings.Contains(s.ok("inspect", "orphan"), "running on ") }, patience, pollEvery)
+		w.signal(syscall.SIGKILL)
+		require.Eventually(t, func() bool { return strings.Contains(s.ok("inspect", "orphan"), "last heard of ") }, patience, pollEvery)
+	})
+}
+
+func TestQuarantineThroughTheBinary(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, server *redistest.Server) {
+		s := setup(t, server).with("BOBBIN_LEASE=1s")
+		s.ok("modules", "push", workflows(t, testModules))
+		s.worker()
+		require.Contains(t, s.do("", "quarantine", "list").err, "no workflow is in quarantine")
+		s.ok("quarantine", "add", "echo.star", "--why", "it is too loud")
+		require.Contains(t, s.ok("quarantine", "list"), "it is too loud")
+		require.Eventually(t, func() bool {
+			r := s.do("", "submit", "echo.star", "--wait")
+			return strings.Contains(r.out, "WorkflowQuarantined")
+		}, patience, pollEvery)
+		s.ok("quarantine", "remove", "echo.star")
+		require.Contains(t, s.do("", "quarantine", "remove", "echo.star").err, "is not in quarantine")
+		require.Eventually(t, func() bool { return s.do("", "submit", "echo.star", "--wait").code == 0 }, patience, pollEvery)
+	})
+}
+
+var servedAt = regexp.MustCompile(`metrics and health.*address=(\S+)`)
+
+// What a worker serves on its address, through its life: ready, paused, and handed over to its replacement.
+func TestMetricsAndHealthThroughTheBinary(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, server *redistest.Server) {
+		s := setup(t, server)
+		s.ok("modules", "push", workflows(t, testModules))
+		w := s.worker("BOBBIN_HTTP_ADDR=127.0.0.1:0")
+		w.says("metrics and health")
+		base := "http://" + servedAt.FindStringSubmatch(w.log.String())[1]
+		get := func(path string) (int, string) {
+			response, err := http.Get(base + path)
+			if err != nil {
+				return 0, err.Error()
+			}
+			defer func() { _ = response.Body.Close() }()
+			body, err := io.ReadAll(response.Body)
+			require.NoError(t, err)
+			return response.StatusCode, string(body)
+		}
+		s.ok("submit", "echo.star", "--wait")
+		s.do("", "submit", "fail.star", "--wait")
+		_, text := get("/metrics")
+		for _, line := range []string{
+			`bobbin_executions_total{runner="starlark",status="succeeded"} 1`, `bobbin_executions_total{runner="starlark",status="failed"} 1`,
+			`bobbin_queue_wait_seconds_count 2`, `bobbin_results_unread 2`, `bobbin_pending 0`, `bobbin_worker_state{state="ACTIVE"} 1`,
+		} {
+			require.Contains(t, text, line+"\n")
+		}
+		for _, path := range []string{"/healthz", "/readyz"} {
+			code, text := get(path)
+			require.Equal(t, http.StatusOK, code, text)
+		}
+		s.ok("pause", "--all")
+		code, why := get("/readyz")
+		require.Equal(t, http.StatusServiceUnavailable, code)
+		require.Contains(t, why, "paused")
+		code, _ = get("/healthz")
+		require.Equal(t, http.StatusOK, code)
+		bad := s.with("BOBBIN_HTTP_ADDR=300.0.0.1:80").do("", "worker")
+		require.NotZero(t, bad.code)
+		require.Contains(t, bad.err, "BOBBIN_HTTP_ADDR")
+	})
+}
