@@ -42,7 +42,7 @@ type Config struct {
 	MaxExecutions         int           `split_words:"true" default:"0" min:"0" max:"2000000000" desc:"a worker asks to be replaced after about this many, up to a tenth fewer; 0: never"`
 	QuarantineThreshold   int           `split_words:"true" default:"5" min:"0" max:"100000" desc:"a workflow that was stuck or lost this often within the window is refused; 0: never"`
 	QuarantineWindow      time.Duration `split_words:"true" default:"60m" min:"1s" max:"8760h" desc:"how long a stuck or lost execution counts towards the threshold"`
-	HTTPAddr              string        `split_words:"true" accepts:"address such as 127.0.0.1:9090 or :9090" desc:"metrics, /healthz and /readyz are served here; empty: off"`
+	HTTPAddr              string        `split_words:"true" accepts:"host and port, such as 127.0.0.1:9090 or :9090" desc:"metrics, /healthz and /readyz are served here; empty: off"`
 	ContextMaxBytes       Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest context; larger ones are rejected"`
 	ResultMaxBytes        Bytes         `split_words:"true" default:"1MiB" min:"1KiB" max:"512MiB" desc:"largest result; executions with larger ones fail"`
 	ResultsMax            int           `split_words:"true" default:"10000000" min:"0" max:"2000000000" desc:"unread results above which workers stop claiming; 0: never"`

@@ -15,7 +15,7 @@ type Bytes int64
 var (
 	units   = map[string]int64{"": 1, "B": 1, "KB": 1000, "MB": 1000_000, "GB": 1000_000_000, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 	sizes   = regexp.MustCompile(`^(\d{1,12})\s?([KMG]?i?B?)$`)
-	capital = regexp.MustCompile(`([a-z])([A-Z])`)
+	capital = regexp.MustCompile(`([a-z])([A-Z])|([A-Z])([A-Z][a-z])`)
 )
 
 // ParseBytes reads a size.
@@ -48,8 +48,8 @@ func (b Bytes) String() string {
 	return strconv.FormatInt(int64(b), 10)
 }
 
-// snake turns a field's name into a variable's, as envconfig's split_words does: RedisURL, REDIS_URL.
-func snake(name string) string { return capital.ReplaceAllString(name, "${1}_${2}") }
+// snake turns a field's name into a variable's, as envconfig's split_words does: RedisURL, REDIS_URL; HTTPAddr, HTTP_ADDR.
+func snake(name string) string { return capital.ReplaceAllString(name, "${1}${3}_${2}${4}") }
 
 // Text lists every variable for a terminal.
 func Text() string {
