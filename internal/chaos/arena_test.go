@@ -151,6 +151,12 @@ func (a *arena) keep(s *slot) {
 		s.mu.Lock()
 		s.cmd, s.env = cmd, nil
 		s.mu.Unlock()
+		a.mu.Lock()
+		late := a.stopping // end came between the start and here, and signalled the process before
+		a.mu.Unlock()
+		if late {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		}
 		_ = cmd.Wait()
 		s.mu.Lock()
 		over := s.over
