@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/bobbin-run/bobbin/execution"
@@ -120,6 +121,7 @@ func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, more 
 	}
 	f.uncertain = false
 	f.lone = f.w.accept(ctx, incarnation, reply)
+	runtime.Gosched() // what was claimed starts before this goroutine asks Redis for more
 	// After a reconciliation it is not known that nothing is pending.
 	return time.Duration(reply.NextDueMS) * time.Millisecond, reply.More || reconciled, nil
 }
