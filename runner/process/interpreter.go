@@ -170,6 +170,9 @@ func (i *interpreter) run(ctx context.Context, call *runner.Call, s *snapshot) (
 		if f, err = i.wire.read(); err != nil {
 			break
 		}
+		if err = mine(f, call); err != nil {
+			break
+		}
 		switch f.Type {
 		case "result":
 			return i.answer(ctx, slices.Clone(f.Value))
@@ -177,10 +180,13 @@ func (i *interpreter) run(ctx context.Context, call *runner.Call, s *snapshot) (
 			i.markStopped(ctx)
 			return nil, &execution.Error{Type: f.ErrorType, Message: f.Message, Traceback: f.Traceback}
 		case "died": // a forked child; its slot lives
+			if f.ExecutionID != string(call.ID) {
+				continue // it had answered before it died
+			}
 			i.markStopped(ctx)
 			return nil, i.crashError(ctx, exit{signal: sys(f.Signal), code: f.Code}.String())
 		case "log":
-			log.get().Log(ctx, level(f.Level), f.Message, attrs(f)...)
+			log.of(f.ExecutionID).Log(ctx, level(f.Level), f.Message, attrs(f)...)
 		case "progress":
 			call.ReportProgress(f.Done, f.Total, f.Note)
 		case "imported":
@@ -190,6 +196,15 @@ func (i *interpreter) run(ctx context.Context, call *runner.Call, s *snapshot) (
 		}
 	}
 	return nil, i.broken(ctx, err)
+}
+
+// mine makes sure that an answer is that of the execution which runs: one too many, of a workflow that ran twice because it
+// forked, must never become the result of the next.
+func mine(f *frame, call *runner.Call) error {
+	if (f.Type == "result" || f.Type == "error") && f.ExecutionID != string(call.ID) {
+		return fmt.Errorf("%w: an answer for %.60q while %q runs", ErrFrame, f.ExecutionID, call.ID)
+	}
+	return nil
 }
 
 func (i *interpreter) answer(ctx context.Context, value json.RawMessage) (json.RawMessage, error) {
@@ -284,6 +299,14 @@ func (l *lazyLog) get() *slog.Logger {
 	log := l.call.Logger()
 	l.log.Store(log)
 	return log
+}
+
+// of returns the logger for lines of an execution: this one's, or of one whose threads still run.
+func (l *lazyLog) of(id string) *slog.Logger {
+	if id == "" || id == string(l.call.ID) || l.call.Log == nil {
+		return l.get()
+	}
+	return l.call.Log.With("execution_id", id)
 }
 
 func level(name string) slog.Level {

@@ -337,3 +337,68 @@ def main():
 		running.Wait()
 	})
 }
+
+// A workflow that forks comes back twice. Only the process that was called answers, and the next execution gets its own result.
+func TestForkInsideAWorkflow(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode process.Mode) {
+		r := setup(t, python(t), process.Options{Mode: mode, Limit: 1}, map[string]string{"fork.py": `
+import os
+def main(name, fork):
+    if fork and os.fork() == 0:
+        print("from the child")
+        return "the child's"
+    return name
+`})
+		for i := range 20 {
+			name := fmt.Sprint("n", i)
+			require.Equal(t, fmt.Sprintf("%q", name), r.gives("fork.py", fmt.Sprintf(`{"name":%q,"fork":%t}`, name, i%2 == 0)))
+		}
+	})
+}
+
+// An answer for another execution, as a broken shim would send, is a broken protocol and not a result.
+func TestAnswerForAnotherExecution(t *testing.T) {
+	t.Parallel()
+	r := setup(t, python(t), process.Options{}, map[string]string{"w.py": `
+import os
+def main():
+    body = b'{"type":"result","execution_id":"another","value":1}'
+    os.write(3, len(body).to_bytes(4, "big") + body)
+    return 2
+`})
+	_, err := r.call("w.py", "{}")
+	require.Equal(t, process.TypeCrashed, err.Type)
+	require.Contains(t, err.Message, `"another"`)
+}
+
+// Lines of a thread that outlives its execution stay that execution's.
+func TestLinesOfThreads(t *testing.T) {
+	t.Parallel()
+	r := setup(t, python(t), process.Options{Limit: 1}, map[string]string{"t.py": `
+import asyncio, threading
+go, gone = threading.Event(), threading.Event()
+def late():
+    go.wait(20)
+    print("a late line")
+    gone.set()
+def start():
+    threading.Thread(target=late, daemon=True).start()
+async def main():
+    go.set()
+    await asyncio.to_thread(gone.wait, 20)
+    await asyncio.to_thread(print, "a line of now")
+`})
+	r.gives("t.py", "{}", func(c *runner.Call) { c.ID, c.Function = "first", "start" })
+	r.gives("t.py", "{}", func(c *runner.Call) { c.ID = "second" })
+	for line := range strings.Lines(r.lines.String()) {
+		if strings.Contains(line, "a late line") {
+			require.Contains(t, line, "execution_id=first")
+		}
+		if strings.Contains(line, "a line of now") {
+			require.Contains(t, line, "execution_id=second")
+		}
+	}
+	require.Contains(t, r.lines.String(), "a late line")
+	require.Contains(t, r.lines.String(), "a line of now")
+}

@@ -184,7 +184,7 @@ export async function main(socket) {
       }
       return encode(await fn(run.params), most);
     };
-    try { return `{"type":"result","value":${await Promise.race([work(), cancelled])}}`; } catch (e) { return JSON.stringify(describe(e)); }
+    try { return `{"type":"result","execution_id":${JSON.stringify(run.execution_id)},"value":${await Promise.race([work(), cancelled])}}`; } catch (e) { return JSON.stringify({ ...describe(e), execution_id: run.execution_id }); }
   };
   process.on("SIGINT", () => { if (running) stop.abort(Object.assign(new Error("execution was cancelled"), { name: "Cancelled" })); });
   for (const other of ["SIGTERM", "SIGHUP"]) process.on(other, () => {});

@@ -19,11 +19,14 @@ import os
 import signal
 import struct
 import sys
+import threading
 import time
 import traceback
 import types
 
 PROTOCOL = 1
+# As they are now, whatever a workflow does to these modules.
+_dumps, _loads, _read, _write, _getpid, _exit = json.dumps, json.loads, os.read, os.write, os.getpid, os._exit
 WIRE = 3  # the descriptor of the frames; never 0, 1 or 2, which belong to the workflow
 
 
@@ -48,7 +51,11 @@ class Wire:
         self.writing = False
 
     def send(self, **frame):
-        self.send_raw(json.dumps(frame, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode())
+        if _getpid() != state.pid:  # a child that the workflow forked: the wire is its parent's
+            if frame["type"] == "log":
+                _write(2, (frame["message"] + "\n").encode("utf-8", "replace"))
+            return
+        self.send_raw(_dumps(frame, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode())
 
     def send_raw(self, body):
         if len(body) > self.limit:
@@ -58,7 +65,7 @@ class Wire:
             self.writing = True
             try:
                 while data:
-                    data = data[os.write(self.fd, data) :]
+                    data = data[_write(self.fd, data) :]
             finally:
                 self.writing = False
         state.raise_if_asked()
@@ -68,16 +75,18 @@ class Wire:
         (size,) = struct.unpack(">I", head)
         if size > self.limit:
             raise ProtocolError("a frame of %d bytes, expected at most %d" % (size, self.limit))
-        frame = json.loads(self.exactly(size))
+        frame = _loads(self.exactly(size))
         if not isinstance(frame, dict) or "type" not in frame:
             raise ProtocolError("a frame that is no object with a type")
         return frame
 
     def exactly(self, n):
+        if _getpid() != state.pid:
+            _exit(0)  # a child that the workflow forked came back here: the execution is its parent's
         while len(self.buffer) < n:
-            piece = os.read(self.fd, 65536)
+            piece = _read(self.fd, 65536)
             if not piece:
-                os._exit(0)  # the worker is gone
+                _exit(0)  # the worker is gone
             self.buffer = self.buffer + piece if self.buffer else piece
         data, self.buffer = self.buffer[:n], self.buffer[n:]
         return data
@@ -90,6 +99,8 @@ class State:
     """What this process is doing. Written by the main thread alone."""
 
     def __init__(self):
+        self.pid = _getpid()  # of the process that the wire belongs to
+        self.id = ""  # of the execution
         self.user = False  # code of a workflow runs, and may be interrupted
         self.asked = False  # an interrupt came while it could not be
         self.count = 0  # interrupts of this execution
@@ -271,7 +282,7 @@ class Lines:
         return len(text)
 
     def emit(self, line):
-        wire.send(type="log", level=self.level, message=line[:65536])
+        wire.send(type="log", execution_id=execution_id(), level=self.level, message=line[:65536])
 
     def flush(self):
         if self.rest:
@@ -319,11 +330,27 @@ class Bytes:
         self.text.flush()
 
 
+def execution_id():
+    """The execution that a line belongs to: of a thread, the one during which it was started."""
+    if threading.get_ident() == MAIN:
+        return state.id
+    return getattr(threading.current_thread(), "_bobbin_execution", state.id)
+
+
+def start_thread(thread):
+    thread._bobbin_execution = execution_id()
+    _start(thread)
+
+
+MAIN = threading.get_ident()
+_start = threading.Thread.start
+
+
 class LogHandler(logging.Handler):
     def emit(self, record):
         try:
             level = "debug" if record.levelno < 20 else "info" if record.levelno < 30 else "warn" if record.levelno < 40 else "error"
-            wire.send(type="log", level=level, message=self.format(record)[:65536], logger=record.name)
+            wire.send(type="log", execution_id=execution_id(), level=level, message=self.format(record)[:65536], logger=record.name)
         except Exception:
             self.handleError(record)
 
@@ -382,6 +409,7 @@ def install():
     while "" in sys.path:
         sys.path.remove("")  # the worker's folder is nobody's library
     builtins.input = no_input
+    threading.Thread.start = start_thread
     faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)  # bobbin stacks
     signal.signal(signal.SIGINT, state.interrupt)
     for other in ("SIGTERM", "SIGHUP", "SIGTSTP", "SIGUSR1"):
@@ -456,13 +484,17 @@ def finish(coroutine):
             for other in left:
                 other.cancel()
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        if getattr(loop, "_default_executor", None):  # its threads belong to this execution
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop._executor_shutdown_called = False
+            loop._default_executor = None
         if getattr(loop, "_asyncgens", None):
             loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 def encode(value, limit):
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        text = _dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError, UnicodeError) as e:
         raise Answer("InvalidResult", "the result is not JSON: %s" % (str(e) or type(e).__name__))
     if len(text) > limit:
@@ -476,7 +508,7 @@ def run_one(run, limit, function=None):
     try:
         if function is None:
             function = load(run)
-        return b'{"type":"result","value":' + encode(call(function, run["params"]), limit) + b"}"
+        return b'{"type":"result","execution_id":' + _dumps(run["execution_id"]).encode() + b',"value":' + encode(call(function, run["params"]), limit) + b"}"
     except Answer as a:
         frame = a.frame
     except ProtocolError:
@@ -488,10 +520,11 @@ def run_one(run, limit, function=None):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, Lines):
                 stream.flush()
-    return json.dumps(frame).encode()
+    return _dumps(dict(frame, execution_id=run["execution_id"])).encode()
 
 
 def begin(run):
+    state.id = run["execution_id"]
     if signal.getsignal(signal.SIGINT) != state.interrupt:  # the last workflow took it
         signal.signal(signal.SIGINT, state.interrupt)
     state.execution, state.count, state.asked, state.progress_at = run, 0, False, 0.0
@@ -531,8 +564,14 @@ def trim(report):
 def resident(hello):
     while True:
         run = expect(wire.read(), "run")
-        wire.send_raw(run_one(run, hello["result_max_bytes"]))
-        state.execution = None
+        answer(run_one(run, hello["result_max_bytes"]))
+        state.execution, state.id = None, ""
+
+
+def answer(body):
+    if _getpid() != state.pid:
+        _exit(0)  # a child that the workflow forked came back here
+    wire.send_raw(body)
 
 
 def slot(hello):
@@ -548,12 +587,12 @@ def slot(hello):
         try:
             function = load(run)
         except Answer as a:
-            wire.send(**a.frame)
+            wire.send(execution_id=state.id, **a.frame)
             continue
         except ProtocolError:
             raise
         except BaseException as e:
-            wire.send(**failure(e).frame)
+            wire.send(execution_id=state.id, **failure(e).frame)
             continue
         if len(sys.modules) != len(known):
             fresh, known = set(sys.modules) - known, set(sys.modules)
@@ -565,14 +604,14 @@ def slot(hello):
         answered[0] = 0
         pid = os.fork()
         if pid == 0:
+            state.pid = _getpid()
             die_with_parent()
-            body = run_one(run, hello["result_max_bytes"], function)
+            answer(run_one(run, hello["result_max_bytes"], function))
             answered[0] = 1
-            wire.send_raw(body)
-            os._exit(0)
+            _exit(0)
         _, status = os.waitpid(pid, 0)
         if not answered[0]:
-            wire.send(type="died", signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+            wire.send(type="died", execution_id=state.id, signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
                       code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0)
 
 
@@ -613,6 +652,7 @@ def mother(hello):
         elif frame["type"] == "spawn":
             pid = os.fork()
             if pid == 0:
+                state.pid = _getpid()
                 os.setpgid(0, 0)
                 die_with_parent()
                 signal.set_wakeup_fd(-1)
