@@ -149,10 +149,11 @@ export async function main(socket) {
   class Answer extends Error {
     constructor(type, message) { super(message); this.answer = type; }
   }
+  const own = (stack) => stack.split("\n").filter((l) => !/\(?data:text|node:internal|node:vm|evalmachine|\[eval1\]/.test(l)).join("\n");
   const describe = (e) => {
     if (e instanceof Answer) return { type: "error", error_type: e.answer, message: e.message.slice(0, 65536), traceback: "" };
     const known = e !== null && typeof e === "object";
-    const trace = (known && typeof e.stack === "string" ? e.stack : String(e)).split("\n").filter((l) => !/\(?data:text|node:internal|node:vm|evalmachine/.test(l)).join("\n");
+    const trace = own(known && typeof e.stack === "string" ? e.stack : String(e));
     return { type: "error", error_type: String((known && (e.name || e.constructor?.name)) || "Error").slice(0, 200), message: String(known ? e.message ?? e : e).slice(0, 65536), traceback: trace.slice(0, 65536) };
   };
   const encode = (value, most) => {
@@ -188,7 +189,7 @@ export async function main(socket) {
   };
   process.on("SIGINT", () => { if (running) stop.abort(Object.assign(new Error("execution was cancelled"), { name: "Cancelled" })); });
   for (const other of ["SIGTERM", "SIGHUP"]) process.on(other, () => {});
-  process.on("unhandledRejection", (e) => say("error")("unhandled rejection: " + (e?.stack ?? e)));
+  process.on("unhandledRejection", (e) => say("error")("unhandled rejection: " + own(String(e?.stack ?? e))));
 
   const hello = await answer("hello");
   if (hello.protocol !== PROTOCOL) leave(`protocol ${hello.protocol}, expected ${PROTOCOL}`);
@@ -196,7 +197,9 @@ export async function main(socket) {
   send({ type: "ready", protocol: PROTOCOL, pid: process.pid, language: "node", version: process.versions.node });
   for (;;) {
     const run = await answer("run");
-    sendRaw(await runOne(run, hello.result_max_bytes));
+    const body = await runOne(run, hello.result_max_bytes);
+    await new Promise((done) => setImmediate(done)); // what it left to be said belongs to it
+    sendRaw(body);
     running = null;
   }
 }
