@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -223,7 +224,7 @@ func TestSpansContinueTheTrace(t *testing.T) {
 	defer server.Close()
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.URL)
 	t.Setenv("OTEL_SERVICE_NAME", "my-workers")
-	tracer, err := telemetry.NewTracer(t.Context(), "1.2.3")
+	tracer, err := telemetry.NewTracer(t.Context(), "1.2.3", slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	inner := ""

@@ -66,11 +66,12 @@ func (a *app) topCommand() *cobra.Command {
 // top is the model of the live view. Bubble Tea calls its methods one at a time; readings and commands run beside it and
 // come back as messages.
 type top struct {
-	ctx   context.Context
-	app   *app
-	cfg   *config.Config
-	queue *queue.Queue
-	width int
+	ctx    context.Context
+	app    *app
+	cfg    *config.Config
+	queue  *queue.Queue
+	width  int
+	height int // 0: any
 
 	reading  *reading
 	failure  error
@@ -146,7 +147,7 @@ func (m *top) read() *reading {
 func (m *top) Update(message tea.Msg) (tea.Model, tea.Cmd) {
 	switch message := message.(type) {
 	case tea.WindowSizeMsg:
-		m.width = message.Width
+		m.width, m.height = message.Width, message.Height
 	case *reading:
 		m.take(message)
 		return m, tea.Tick(topEvery, func(time.Time) tea.Msg { return tick{} })
@@ -270,7 +271,7 @@ func (m *top) send(c control.Command) tea.Cmd {
 	}
 }
 
-// stacks shows a worker's stacks in the pager of the terminal until a key is pressed.
+// stacks shows what a worker's executions are doing until a key is pressed.
 func (m *top) stacks(worker string) tea.Cmd {
 	return m.send(control.Command{Verb: control.Stacks, Worker: worker})
 }
@@ -285,6 +286,9 @@ func (m *top) View() string {
 	if m.reading == nil {
 		return b.String() + "reading…\n"
 	}
+	if strings.Count(m.said, "\n") > 1 {
+		return m.page(m.said)
+	}
 	m.figures(&b)
 	m.table(&b)
 	b.WriteString("\n")
@@ -297,6 +301,28 @@ func (m *top) View() string {
 		fmt.Fprintln(&b, "up/down select   d drain   r recycle   p pause/resume   c cancel   s stacks   q quit")
 	}
 	return m.cut(b.String())
+}
+
+const aroundTable = 8 // lines above and below the rows
+
+// visible is which rows there is room for, the selected one among them.
+func (m *top) visible(rows int) (first, last int) {
+	room := max(m.height-aroundTable, 3)
+	if m.height == 0 || rows <= room {
+		return 0, rows
+	}
+	first = min(max(m.selected-room/2, 0), rows-room)
+	return first, first + room
+}
+
+// page shows a long answer instead of the queue, as much of it as there is room for.
+func (m *top) page(text string) string {
+	lines := strings.Split(strings.ReplaceAll(text, "\t", "    "), "\n")
+	if room := max(m.height-2, 3); m.height > 0 && len(lines) > room {
+		more := len(lines) - room
+		lines = append(lines[:room], fmt.Sprintf("… %d lines more: bobbin stacks WORKER prints all.", more))
+	}
+	return m.cut(strings.Join(append(lines, "any key to go back"), "\n"))
 }
 
 // cut keeps lines within the terminal.
@@ -372,13 +398,19 @@ func (m *top) table(b *strings.Builder) {
 	_ = table.Flush() // a strings.Builder takes everything
 	lines := strings.Split(aligned.String(), "\n")
 	fmt.Fprintf(b, "  %s\n", lines[0])
+	first, last := m.visible(len(rows))
 	for i, r := range rows {
+		if r.run == nil {
+			lines = lines[1:]
+		}
+		if i < first || i >= last {
+			continue
+		}
 		mark := " "
 		if i == m.selected {
 			mark = ">"
 		}
 		if r.run == nil {
-			lines = lines[1:]
 			fmt.Fprintf(b, "%s %s\n", mark, lines[0])
 			continue
 		}

@@ -54,7 +54,7 @@ func (a *app) workerCommand() *cobra.Command {
 
 // work runs the worker, with what monitoring looks at beside it.
 func (a *app) work(ctx context.Context, cfg *config.Config, options consumer.Options, log *slog.Logger) (code int, err error) {
-	tracer, err := telemetry.NewTracer(ctx, version)
+	tracer, err := telemetry.NewTracer(ctx, version, log)
 	if err != nil {
 		return execution.ExitFailure, fmt.Errorf("traces: %w", err)
 	}
