@@ -70,6 +70,22 @@ var mutations = []mutation{
 		"./consumer TestFenceCancelsWithTheCauseLeaseLost",
 	},
 	{
+		"an answer of another execution is no result", "runner/process/interpreter.go",
+		"(f.Type == \"result\" || f.Type == \"error\") && f.ExecutionID != string(call.ID)", "false", "./runner/process TestAnswerForAnotherExecution",
+	},
+	{
+		"a forked child of a workflow does not answer", "runner/process/shim/python.py",
+		"    if _getpid() != state.pid:\n        _exit(0)  # a child that the workflow forked came back here\n    wire", "    wire", "./runner/process TestForkInsideAWorkflow",
+	},
+	{
+		"what killed two workers runs alone", "consumer/fetch.go",
+		"if j.claimed.Recoveries >= aloneAfter {", "if false {", "./consumer TestRunsAloneAfterTwoDeaths",
+	},
+	{
+		"a replacement is started before the old worker has ended", "internal/supervise/supervise.go",
+		"if wanted && !s.leaving {", "if false {", "./internal/supervise TestReplacementRunsBesideTheOldOne",
+	},
+	{
 		"full buffer stops claiming", "consumer/worker.go",
 		"!w.choked.Load() && !w.committer.full()", "!w.choked.Load()", "./consumer TestBufferedResultsAreBoundedAndWritten",
 	},

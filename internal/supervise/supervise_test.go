@@ -87,8 +87,8 @@ func TestEnds(t *testing.T) {
 func TestReplacementRunsBesideTheOldOne(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	// The first waits until the second is there: it would wait for ever if they took turns.
-	code, runs := run(t, "if [ $n = 1 ]; then "+recycles+"while [ ! -e "+dir+"/second ]; do sleep 0.01; done; exit 75; fi; touch "+dir+"/second; exit 0")
+	// The first waits until the second is there: it would wait in vain if they took turns.
+	code, runs := run(t, "if [ $n = 1 ]; then "+recycles+"for i in $(seq 1000); do [ -e "+dir+"/second ] && exit 75; sleep 0.01; done; exit 1; fi; touch "+dir+"/second; exit 0")
 	require.Zero(t, code)
 	require.Equal(t, 2, runs)
 }
