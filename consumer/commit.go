@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -29,7 +28,6 @@ const (
 	commit  kind = iota // write its result
 	release             // give it back
 	again               // give it back for a later attempt
-	drop                // the ID was pushed again after its execution had ended: forget the claim
 	late                // the claim is resolved already; keep what came after
 )
 
@@ -153,7 +151,7 @@ func (c *committer) write(ctx context.Context, batch []item) bool {
 }
 
 // parts is a batch by what is to be done; each part is cleared once it is done.
-type parts [5][]item
+type parts [4][]item
 
 func split(batch []item) *parts {
 	p := &parts{}
@@ -167,7 +165,7 @@ func (c *committer) once(ctx context.Context, p *parts, repeated bool) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
 	for kind, do := range map[kind]func(context.Context, []item, bool) error{
-		commit: c.commit, release: c.release, again: c.again, drop: c.drop, late: c.late,
+		commit: c.commit, release: c.release, again: c.again, late: c.late,
 	} {
 		if len(p[kind]) == 0 {
 			continue
@@ -191,6 +189,7 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 		return err
 	}
 	failpoint.Hit("after-commit")
+	var lost []queue.LateOutcome
 	for i, outcome := range outcomes {
 		if outcome == queue.CommitDone || (outcome == queue.CommitGone && repeated) {
 			c.w.count(items[i].result.Status)
@@ -199,9 +198,13 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 			continue
 		}
 		c.w.log.Warn("the claim was no longer ours; the outcome goes to late", items[i].job.attrs()...)
-		if err := c.w.queue.Late(ctx, items[i].result, "claim lost"); err != nil {
-			c.w.log.Warn("late outcome not kept", append(items[i].job.attrs(), slog.Any("error", err))...)
-		}
+		lost = append(lost, queue.LateOutcome{Result: items[i].result, Why: "claim lost"})
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	if err := c.w.queue.Late(ctx, lost); err != nil {
+		c.w.log.Warn("late outcomes not kept", "outcomes", len(lost), "error", err)
 	}
 	return nil
 }
@@ -233,21 +236,17 @@ func (c *committer) release(ctx context.Context, items []item, _ bool) error {
 	return err
 }
 
-func (c *committer) drop(ctx context.Context, items []item, _ bool) error {
-	batch := make([]queue.Held, len(items))
-	for i := range items {
-		batch[i] = items[i].job.held()
-	}
-	return c.w.queue.Drop(ctx, batch)
-}
-
 func (c *committer) again(ctx context.Context, items []item, _ bool) error {
+	batch := make([]queue.Again, len(items))
 	for i := range items {
-		failpoint.Hit("before-retry")
-		if err := c.w.queue.Retry(ctx, items[i].job.held(), items[i].pause); err != nil {
-			return err
-		}
-		failpoint.Hit("after-retry")
+		batch[i] = queue.Again{Held: items[i].job.held(), Pause: items[i].pause}
+	}
+	failpoint.Hit("before-retry")
+	if err := c.w.queue.Retry(ctx, batch); err != nil {
+		return err
+	}
+	failpoint.Hit("after-retry")
+	for i := range items {
 		attrs := append(items[i].job.attrs(), slog.Duration("pause", items[i].pause), slog.String("error", items[i].err.Message))
 		c.w.log.Info("execution failed and will be tried again", attrs...)
 	}
@@ -256,9 +255,9 @@ func (c *committer) again(ctx context.Context, items []item, _ bool) error {
 }
 
 func (c *committer) late(ctx context.Context, items []item, _ bool) error {
-	var all error
+	batch := make([]queue.LateOutcome, len(items))
 	for i := range items {
-		all = errors.Join(all, c.w.queue.Late(ctx, items[i].result, items[i].why))
+		batch[i] = queue.LateOutcome{Result: items[i].result, Why: items[i].why}
 	}
-	return all
+	return c.w.queue.Late(ctx, batch)
 }

@@ -16,22 +16,23 @@ import (
 // pending. One goroutine runs it; its fields are its own.
 type fetcher struct {
 	w         *Worker
-	seq       int64  // of the last claim; rises for the life of the process
-	uncertain bool   // a claim's reply was lost: reconcile before the next
-	lone      []*job // to run alone, before anything else is claimed
+	seq       int64         // of the last claim; rises for the life of the process
+	uncertain bool          // a claim's reply was lost: reconcile before the next
+	idle      bool          // the last claim left nothing: block before the next
+	due       time.Duration // from the last claim until the next scheduled execution; below 0: none
+	lone      []*job        // to run alone, before anything else is claimed
 }
 
 // Run fetches until ctx ends (drain, recycle, shutdown). Whatever it holds then that has not started is released. It returns
 // when nothing it claimed is on its way any more.
 func (f *fetcher) Run(ctx context.Context) error {
-	defer f.giveBack()
+	defer f.w.giveBack()
 	for failures := 0; ctx.Err() == nil; {
 		want := f.awaitRoom(ctx)
 		if want == 0 {
 			continue
 		}
-		due, more, err := f.claim(ctx, want)
-		if err != nil {
+		if err := f.claim(ctx, want); err != nil {
 			f.w.health.failed("claim", err)
 			backoff(ctx, failures)
 			failures++
@@ -39,13 +40,7 @@ func (f *fetcher) Run(ctx context.Context) error {
 		}
 		failures = 0
 		f.w.health.recovered("claim")
-		if len(f.lone) > 0 {
-			f.runAlone(ctx)
-			continue
-		}
-		for !more && f.awaitRoom(ctx) > 0 && !f.block(ctx, due) {
-			due = -1 // nothing came and nothing is there: block again, without a claim
-		}
+		f.runAlone(ctx)
 	}
 	return nil
 }
@@ -55,7 +50,7 @@ func (f *fetcher) Run(ctx context.Context) error {
 func (f *fetcher) awaitRoom(ctx context.Context) int {
 	for ctx.Err() == nil {
 		if f.w.pool.Stalled() {
-			f.giveBack()
+			f.w.giveBack()
 		}
 		if f.w.mayClaim() {
 			if room := f.w.pool.Room(); room > 0 {
@@ -77,97 +72,79 @@ func (f *fetcher) awaitRoom(ctx context.Context) int {
 }
 
 // giveBack releases what the pool has not started.
-func (f *fetcher) giveBack() {
-	tasks := f.w.pool.TakeBack()
+func (w *Worker) giveBack() {
+	tasks := w.pool.TakeBack()
 	items := make([]item, len(tasks))
 	for i, task := range tasks {
 		items[i] = item{job: task.Job.(*job), kind: release}
 	}
-	f.w.committer.add(items...)
+	w.committer.add(items...)
 }
 
-// claim asks for executions and hands them to the pool. It returns whether there may be more to claim at once and, when a
-// scheduled one is next, how long until it is due.
-func (f *fetcher) claim(ctx context.Context, want int) (due time.Duration, more bool, err error) {
+// claim asks for executions, waiting for one when there were none, and hands them to the pool.
+func (f *fetcher) claim(ctx context.Context, want int) error {
 	// Not cancelled by a drain: what the reply brings must be run or released.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ioTimeout)
 	defer cancel()
 	f.seq++
 	incarnation := f.w.Incarnation()
-	c := queue.Claim{Incarnation: incarnation, Seq: f.seq, Want: want, MaxContextBytes: f.w.opts.ContextMaxBytes}
-	var reply *queue.ClaimReply
-	if f.uncertain {
-		reply, err = f.w.queue.Reconcile(ctx, c, f.w.ledger.knows)
-	} else {
-		failpoint.Hit("before-claim")
-		reply, err = f.w.queue.Claim(ctx, c)
-	}
-	switch {
-	case errors.Is(err, queue.ErrNotRegistered):
+	reply, err := f.ask(ctx, queue.Claim{Incarnation: incarnation, Seq: f.seq, Want: want, MaxContextBytes: f.w.opts.ContextMaxBytes})
+	if errors.Is(err, queue.ErrNotRegistered) {
 		poke(f.w.beatNow) // the heartbeat finds out, and fences
-		return 0, false, err
-	case err != nil:
+		return err
+	}
+	if err != nil {
 		// Only a refusal says that nothing was claimed.
 		nothing := errors.Is(err, queue.ErrRefused) || errors.Is(err, queue.ErrStaleClaim)
 		f.uncertain = f.uncertain || !nothing
-		return 0, false, err
+		return err
 	}
 	if len(reply.Claimed) > 0 {
 		failpoint.Hit("after-claim")
-	}
-	reconciled := f.uncertain
-	if reconciled && len(reply.Claimed) > 0 {
-		f.w.opts.Observer.Recovered("lost_reply", len(reply.Claimed))
-	}
-	f.uncertain = false
-	f.lone = f.w.accept(ctx, incarnation, reply)
-	runtime.Gosched() // what was claimed starts before this goroutine asks Redis for more
-	// After a reconciliation it is not known that nothing is pending.
-	return time.Duration(reply.NextDueMS) * time.Millisecond, reply.More || reconciled, nil
-}
-
-// block waits for something to be pending, at most until the next scheduled execution is due. It returns whether there is a
-// reason to claim.
-func (f *fetcher) block(ctx context.Context, due time.Duration) bool {
-	limit := queue.MaxBlock
-	if due >= 0 {
-		limit = min(limit, due+time.Millisecond)
-	}
-	woken, err := f.w.waker.Wake(limit)
-	if err != nil {
-		f.w.health.failed("wake", err)
-		backoff(ctx, 0)
-		return true
-	}
-	f.w.health.recovered("wake")
-	if woken == queue.WokenByID {
-		failpoint.Hit("after-wake")
-		if ctx.Err() != nil || !f.w.mayClaim() {
-			f.handBack()
+		if f.uncertain {
+			f.w.opts.Observer.Recovered("lost_reply", len(reply.Claimed))
 		}
 	}
-	return woken != queue.WokenByNothing
+	// After a reconciliation it is not known that nothing is pending.
+	f.idle = !reply.More && !f.uncertain
+	f.uncertain, f.due = false, time.Duration(reply.NextDueMS)*time.Millisecond
+	f.lone = f.w.accept(incarnation, reply)
+	runtime.Gosched() // what was claimed starts before this goroutine asks Redis for more
+	return nil
 }
 
-// handBack returns the ID that woke a worker which no longer claims, so that another need not wait for it.
-func (f *fetcher) handBack() {
-	ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
-	defer cancel()
-	if err := f.w.queue.Return(ctx); err != nil {
-		f.w.log.Warn("an ID stays in hand-off until another worker looks", "error", err)
+// maxWoken is the most that a claim takes which waited: a worker that is stopped (SIGSTOP) or cut off while it waits claims
+// them all the same, and they wait for the lease.
+const maxWoken = 16
+
+// ask makes the call that the moment asks for.
+func (f *fetcher) ask(ctx context.Context, c queue.Claim) (*queue.ClaimReply, error) {
+	switch {
+	case f.uncertain:
+		return f.w.queue.Reconcile(ctx, c, f.w.ledger.knows)
+	case f.idle:
+		limit := queue.MaxBlock
+		if f.due >= 0 {
+			limit = min(limit, f.due+time.Millisecond)
+		}
+		c.Want = min(c.Want, maxWoken)
+		failpoint.Hit("before-wake")
+		return f.w.waker.Claim(c, limit)
+	default:
+		failpoint.Hit("before-claim")
+		return f.w.queue.Claim(ctx, c)
 	}
 }
 
 // accept makes jobs of what was claimed: those that can run go to the pool, the others to their results. It returns those
 // that are to run alone.
-func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.ClaimReply) (lone []*job) {
+func (w *Worker) accept(incarnation string, reply *queue.ClaimReply) (lone []*job) {
 	now := time.Now()
 	jobs := make([]*job, len(reply.Claimed))
 	for i := range reply.Claimed {
 		jobs[i] = &job{claimed: reply.Claimed[i], incarnation: incarnation, since: now}
 	}
 	w.ledger.add(jobs)
-	ended := w.endedBefore(ctx, jobs)
 	// A fence must see either none of these in the pool, or all of them.
 	w.fencing.RLock()
 	defer w.fencing.RUnlock()
@@ -175,11 +152,6 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 	for _, j := range jobs {
 		if unwanted {
 			w.committer.add(item{job: j, kind: release})
-			continue
-		}
-		if j.claimed.Missing && ended[j.claimed.ID] {
-			w.log.Info("dropped an ID that was pushed again after its execution had ended", j.attrs()...)
-			w.committer.add(item{job: j, kind: drop})
 			continue
 		}
 		if status, refused := w.admit(j, reply.ModulesVersion); refused != nil {
@@ -203,26 +175,6 @@ func (w *Worker) submit(j *job) {
 		timeout = w.opts.Timeout
 	}
 	w.pool.Submit(pool.Task{ID: j.claimed.ID, Timeout: timeout, Job: j})
-}
-
-// endedBefore finds, among claimed IDs that have no context, those that have a result: a second push of an execution must not
-// get a second result. It costs a look at the newest results, only when a context is missing; should that fail, the IDs are
-// answered as any that lack a context.
-func (w *Worker) endedBefore(ctx context.Context, jobs []*job) map[string]bool {
-	missing := map[string]bool{}
-	for _, j := range jobs {
-		if j.claimed.Missing {
-			missing[j.claimed.ID] = true
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	ended, err := w.queue.RecentlyEnded(ctx, missing)
-	if err != nil {
-		w.log.Warn("cannot tell whether IDs without a context were pushed twice", "error", err)
-	}
-	return ended
 }
 
 // ended is called by the pool when a task ended.

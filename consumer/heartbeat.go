@@ -125,6 +125,7 @@ func (h *heart) fence(why string) {
 	h.registered = false
 	h.w.registered.Store(false)
 	h.predecessors = append(h.predecessors, old)
+	h.w.giveBack() // first, or what waits would begin where the cancelled ones end
 	cancelled := h.w.pool.Cancel(pool.ErrLeaseLost, func(t pool.Task) bool { return t.Job.(*job).incarnation == old })
 	h.w.log.Warn("lease lost; going on as a new incarnation", "because", why, "cancelled", cancelled, "new", fresh)
 	h.w.incarnation.Store(&fresh)

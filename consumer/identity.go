@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 )
 
 // identity is what tells this process from every other, and finds out whether another one still lives.
@@ -26,9 +28,10 @@ func thisProcess() identity {
 		host = "unknown"
 	}
 	pid := os.Getpid()
+	started, _ := startTime(pid)
 	return identity{
 		host: unsafeInHost.ReplaceAllString(host, "-"), pid: pid,
-		bootID: readTrimmed("/proc/sys/kernel/random/boot_id"), pidNS: readLink("/proc/self/ns/pid"), pidStart: startTime(pid),
+		bootID: readTrimmed("/proc/sys/kernel/random/boot_id"), pidNS: readLink("/proc/self/ns/pid"), pidStart: started,
 	}
 }
 
@@ -44,25 +47,34 @@ func (id identity) fields() map[string]string {
 }
 
 // provablyGone says that the process a registration names ran on this machine, in this PID namespace, and is no more.
-// Where anything is unknown the answer is no: then its lease decides.
+// Where anything is unknown the answer is no: then its lease decides. /proc may hide the processes of other users (proc(5),
+// hidepid), so that one which cannot be seen there is asked after once more.
 func (id identity) provablyGone(fields map[string]string) bool {
 	pid, err := strconv.Atoi(fields["pid"])
 	sameMachine := id.bootID != "" && fields["boot_id"] == id.bootID && id.pidNS != "" && fields["pid_ns"] == id.pidNS
 	if err != nil || !sameMachine || fields["pid_start"] == "" || pid == id.pid && fields["pid_start"] == id.pidStart {
 		return false
 	}
-	return startTime(pid) != fields["pid_start"]
+	started, seen := startTime(pid)
+	if !seen {
+		return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+	}
+	return started != fields["pid_start"]
 }
 
-// startTime returns when a process started, in clock ticks since boot, or "" when there is none: also for one that has died
-// and waits for its parent to notice. proc(5), /proc/pid/stat, fields 3 and 22; the name in field 2 may hold anything.
-func startTime(pid int) string {
+// startTime returns when a process started, in clock ticks since boot: "" for one that has died and waits for its parent to
+// notice. seen says that /proc shows the process. proc(5), /proc/pid/stat, fields 3 and 22; the name in field 2 may hold
+// anything.
+func startTime(pid int) (started string, seen bool) {
 	stat := readTrimmed(fmt.Sprintf("/proc/%d/stat", pid))
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
-		return ""
+	switch {
+	case len(fields) < 20:
+		return "", false
+	case fields[0] == "Z" || fields[0] == "X":
+		return "", true
 	}
-	return fields[19]
+	return fields[19], true
 }
 
 func readTrimmed(path string) string {

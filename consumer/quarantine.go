@@ -58,7 +58,7 @@ const aloneAfter = 2
 // when a third one dies. Until they have ended nothing is claimed. What has not begun when ctx ends is released.
 func (f *fetcher) runAlone(ctx context.Context) {
 	for len(f.lone) > 0 && ctx.Err() == nil {
-		f.giveBack()
+		f.w.giveBack()
 		if !f.awaitIdle(ctx) {
 			break
 		}

@@ -322,14 +322,16 @@ func TestLostClaimReplyLeavesAloneWhatRuns(t *testing.T) {
 	require.Equal(t, "runs", s.awaitBegun(t))
 	require.Equal(t, execution.Rejected, f.result("ended").Status)
 	lost := proxy.DropReply("claim", 1)
+	f.submit("first", `{"workflow":"hold"}`) // by a claim that waits already
+	require.Equal(t, "first", s.awaitBegun(t))
 	f.submit("next", `{"workflow":"hold"}`)
 	require.Equal(t, "next", s.awaitBegun(t), "the claim whose reply was lost is found")
 	require.True(t, lost.Fired())
 	f.submit("last", `{"workflow":"hold"}`)
 	require.Equal(t, "last", s.awaitBegun(t), "and nothing else was begun")
 	close(s.open)
-	for _, id := range []string{"runs", "next", "last"} {
+	for _, id := range []string{"runs", "first", "next", "last"} {
 		require.Equal(t, execution.Succeeded, f.result(id).Status)
 	}
-	require.EqualValues(t, 3, s.ended.Load())
+	require.EqualValues(t, 4, s.ended.Load())
 }

@@ -167,10 +167,9 @@ func (h *handle) giveUp() {
 	h.told = make(chan struct{})
 	outcome := &Outcome{Task: h.task, Status: execution.Stuck, Cause: h.cause, Started: h.started, Finished: time.Now()}
 	outcome.Err = &execution.Error{
-		Type:    execution.TypeStuck,
-		Message: fmt.Sprintf("%v, and it has not returned %s after it was cancelled", h.cause, p.opts.CancelGrace),
-		// With the mutex held, so that the goroutine cannot have gone on to another task.
-		Traceback: stackOf(h.routine),
+		Type:      execution.TypeStuck,
+		Message:   fmt.Sprintf("%v, and it has not returned %s after it was cancelled", h.cause, p.opts.CancelGrace),
+		Traceback: p.stackOf(h),
 	}
 	p.mu.Unlock()
 	p.opts.Done(outcome)

@@ -109,6 +109,7 @@ type Pool struct {
 	average      time.Duration
 	lastProgress time.Time // a task started, or an empty pool was given one
 	closed       bool      // Run is ending
+	seen         *snapshot // stacks that were taken a moment ago; nil: none
 }
 
 // New returns a pool that does not run yet. It panics on a concurrency below 1 or without Done: mistakes in the program.

@@ -125,4 +125,32 @@ func allStacks() map[int64]string {
 	return stacks
 }
 
-func stackOf(routine int64) string { return allStacks()[routine] }
+// snapshot is the stacks of all goroutines at a moment.
+type snapshot struct {
+	at     time.Time
+	stacks map[int64]string
+}
+
+// snapshotAge is how long one serves for several tasks that are found stuck together: a thousand that hang on the same thing must
+// not stop the whole process a thousand times.
+const snapshotAge = time.Second
+
+// stackOf returns the stack of the goroutine that runs a task, as it was after the task was cancelled. The mutex is held, so that
+// the goroutine cannot have gone on to another task.
+func (p *Pool) stackOf(h *handle) string {
+	if p.seen == nil || p.seen.at.Before(h.asked) || time.Since(p.seen.at) > snapshotAge {
+		taken := &snapshot{at: time.Now(), stacks: allStacks()}
+		p.seen = taken
+		time.AfterFunc(snapshotAge, func() { p.forget(taken) })
+	}
+	return p.seen.stacks[h.routine]
+}
+
+// forget lets go of a snapshot's memory.
+func (p *Pool) forget(s *snapshot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.seen == s {
+		p.seen = nil
+	}
+}

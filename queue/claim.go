@@ -40,22 +40,30 @@ type ClaimReply struct {
 	NowMS          int64 // Redis's clock
 	ModulesVersion string
 	NextDueMS      int64 // until the next scheduled execution is due; -1: none is scheduled
-	Duplicates     int   // IDs dropped because they were claimed already
+	Duplicates     int   // IDs dropped because they were pushed twice: claimed already, or ended
 	More           bool  // there may be more to claim; false: nothing was pending any more
 }
 
 // Claim takes executions for an incarnation. It is not safe to repeat: after an error that is not [ErrRefused],
 // [ErrNotRegistered] or [ErrStaleClaim], call [Queue.Reconcile] before the next claim.
 func (q *Queue) Claim(ctx context.Context, c Claim) (*ClaimReply, error) {
-	k := q.Keys
-	keys := []string{
-		k.Handoff, k.Pending, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Scheduled,
-		k.Workers, k.Worker(c.Incarnation), k.ModulesVersion,
-	}
-	raw, err := q.run(ctx, "claim", claimScript, keys, c.Incarnation, c.Seq, c.Want, c.MaxContextBytes, maxReplyBytes)
+	keys, args := q.claimCall(c)
+	raw, err := q.run(ctx, "claim", claimScript, keys, args...)
 	if err != nil {
 		return nil, err
 	}
+	return c.reply(raw)
+}
+
+func (q *Queue) claimCall(c Claim) (keys []string, args []any) {
+	k := q.Keys
+	return []string{
+		k.Handoff, k.Pending, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Scheduled,
+		k.Workers, k.Worker(c.Incarnation), k.ModulesVersion, k.Ended, k.EndedBefore,
+	}, []any{c.Incarnation, c.Seq, c.Want, c.MaxContextBytes, maxReplyBytes}
+}
+
+func (c Claim) reply(raw any) (*ClaimReply, error) {
 	values, ok := raw.([]any)
 	if !ok || len(values) != 5+describedValues {
 		return nil, fmt.Errorf("claim: unexpected reply %T of %d values", raw, len(values))

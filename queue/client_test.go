@@ -28,7 +28,8 @@ func TestBlockedPopsStarveNobody(t *testing.T) {
 			w := s.NewWaker()
 			defer w.Close()
 			for !stopped.Load() {
-				_, _ = w.Wake(queue.MaxBlock) // where no connection is left, it is an error
+				// Where no connection is left, it is an error.
+				_, _ = w.Claim(queue.Claim{Incarnation: "w-1-a", Seq: 1, MaxContextBytes: 10}, queue.MaxBlock)
 			}
 		})
 	}
@@ -56,7 +57,7 @@ func TestSilentServerIsGivenUp(t *testing.T) {
 	failed := make(chan error, 2)
 	go func() { failed <- q.Ping(context.Background()) }()
 	go func() {
-		_, err := w.Wake(time.Second)
+		_, err := w.Claim(queue.Claim{Incarnation: "w-1-a", Seq: 1, Want: 1, MaxContextBytes: 10}, time.Second)
 		failed <- err
 	}()
 	for range 2 {

@@ -42,7 +42,7 @@ const (
 // that the first run wrote come back as [CommitGone]. A batch has at most a few thousand items.
 func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, error) {
 	k := q.Keys
-	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead}
+	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended, k.EndedBefore}
 	marks := make([]byte, len(batch))
 	args := make([]any, 0, 3+len(batch)*12)
 	args = append(args, maxDead, len(batch), marks)
@@ -140,43 +140,38 @@ func (q *Queue) Release(ctx context.Context, batch []Held) (int, error) {
 	return int(number(raw)), err
 }
 
-// Drop forgets claims of IDs whose execution had ended before they were pushed again. One that has a context keeps its claim.
-// It is safe to repeat.
-func (q *Queue) Drop(ctx context.Context, batch []Held) error {
-	args := make([]any, 0, 2*len(batch))
-	for _, held := range batch {
-		args = append(args, held.ID, held.Token)
-	}
-	_, err := q.run(ctx, "drop", dropScript, []string{q.Keys.Claims, q.Keys.Executions}, args...)
-	return err
+// Again is a claim to be given back for another attempt after a pause.
+type Again struct {
+	Held
+	Pause time.Duration
 }
 
-// recentResults is how far back RecentlyEnded looks.
-const recentResults = 2000
-
-// RecentlyEnded returns which of the IDs are among the newest results: an ID without a context that is, was pushed twice.
-func (q *Queue) RecentlyEnded(ctx context.Context, ids map[string]bool) (map[string]bool, error) {
-	latest, err := q.LatestResults(ctx, recentResults)
-	ended := map[string]bool{}
-	for _, e := range latest {
-		if ids[e.Result.ID] {
-			ended[e.Result.ID] = true
-		}
+// Retry gives claims back to run again after a pause each, and spends an attempt of each. It is safe to repeat.
+func (q *Queue) Retry(ctx context.Context, batch []Again) error {
+	args := make([]any, 0, 3*len(batch))
+	for _, a := range batch {
+		args = append(args, a.ID, a.Token, a.Pause.Milliseconds())
 	}
-	return ended, err
-}
-
-// Retry gives a claim back to run again after pause, and spends an attempt. It is safe to repeat.
-func (q *Queue) Retry(ctx context.Context, held Held, pause time.Duration) error {
 	keys := []string{q.Keys.Claims, q.Keys.Scheduled, q.Keys.Attempts}
-	_, err := q.run(ctx, "retry", retryScript, keys, held.ID, held.Token, pause.Milliseconds())
+	_, err := q.run(ctx, "retry", retryScript, keys, args...)
 	return err
 }
 
-// Late records an outcome that came after its execution's result was written, or after another worker took it over.
-func (q *Queue) Late(ctx context.Context, result *execution.Result, why string) error {
-	values := append(result.Fields(), "late_because", why)
-	err := q.rdb.XAdd(ctx, &redis.XAddArgs{Stream: q.Keys.Late, MaxLen: maxLate, Approx: true, Values: values}).Err()
+// LateOutcome is an outcome that came after its execution's result was written, or after another worker took it over.
+type LateOutcome struct {
+	Result *execution.Result
+	Why    string
+}
+
+// Late records late outcomes, in one exchange. Repeated, it records them twice: nothing depends on late.
+func (q *Queue) Late(ctx context.Context, batch []LateOutcome) error {
+	_, err := q.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, o := range batch {
+			values := append(o.Result.Fields(), "late_because", o.Why)
+			p.XAdd(ctx, &redis.XAddArgs{Stream: q.Keys.Late, MaxLen: maxLate, Approx: true, Values: values})
+		}
+		return nil
+	})
 	return wrap("late", err)
 }
 

@@ -8,6 +8,7 @@ type Keys struct {
 
 	Pending, Handoff, Claims, Executions string
 	Attempts, Recoveries                 string
+	Ended, EndedBefore                   string
 	Results, Late, Dead                  string
 	Scheduled, Cancels, Intents          string
 	Workers, Reaper, Janitor             string
@@ -23,6 +24,7 @@ func NewKeys(prefix, queue string) Keys {
 		base:    base,
 		Pending: base + "pending", Handoff: base + "handoff", Claims: base + "claims", Executions: base + "executions",
 		Attempts: base + "attempts", Recoveries: base + "recoveries",
+		Ended: base + "ended", EndedBefore: base + "ended:before",
 		Results: base + "results", Late: base + "late", Dead: base + "dead",
 		Scheduled: base + "scheduled", Cancels: base + "cancels", Intents: base + "intents",
 		Workers: base + "workers", Reaper: base + "reaper", Janitor: base + "janitor",

@@ -1,6 +1,6 @@
 // Package queue is everything that Bobbin says to Redis. Nothing above it knows a key or a command.
 //
-// The story of one execution, by verb: [Queue.Submit] stores its context and pushes its ID; [Waker.Wake] blocks until there is
+// The story of one execution, by verb: [Queue.Submit] stores its context and pushes its ID; [Waker.Claim] blocks until there is
 // something; [Queue.Claim] takes IDs and writes who holds them; [Queue.Commit] writes the one result and forgets the rest.
 // What can go wrong has its own verbs: [Queue.Release] gives back, [Queue.Retry] gives back for later, [Queue.Reap] takes from
 // a dead worker, [Queue.Reconcile] finds what a lost reply claimed.
@@ -25,7 +25,7 @@ import (
 const (
 	dialTimeout = 3 * time.Second
 	ioTimeout   = 5 * time.Second
-	// MaxBlock is the longest that a Wake blocks: shutdown waits for it where CLIENT UNBLOCK does not help, and read timeouts
+	// MaxBlock is the longest that a pop blocks: shutdown waits for it where CLIENT UNBLOCK does not help, and read timeouts
 	// must stay above it.
 	MaxBlock = 2 * time.Second
 )
@@ -92,15 +92,6 @@ func (q *Queue) Close() error {
 // Ping asks Redis whether it answers.
 func (q *Queue) Ping(ctx context.Context) error {
 	return wrap("ping", q.rdb.Ping(ctx).Err())
-}
-
-// Return undoes a [Waker.Wake] that nobody will claim for: it moves an ID from hand-off back to the right end of pending.
-func (q *Queue) Return(ctx context.Context) error {
-	err := q.rdb.LMove(ctx, q.Keys.Handoff, q.Keys.Pending, "left", "right").Err()
-	if errors.Is(err, redis.Nil) {
-		return nil // another worker took it
-	}
-	return wrap("return", err)
 }
 
 func wrap(operation string, err error) error {

@@ -78,9 +78,7 @@ func (s *store) pending() []string {
 func TestClaimsFirstInFirstOutAndHandoffFirst(t *testing.T) {
 	suite(t, func(s *store) {
 		s.submit("1", "2", "3", "4")
-		woken, err := s.NewWaker().Wake(time.Second)
-		require.NoError(s.t, err)
-		require.Equal(s.t, queue.WokenByID, woken)
+		require.NoError(s.t, s.raw.LMove(s.ctx, s.Keys.Pending, s.Keys.Handoff, "RIGHT", "LEFT").Err()) // by a pop that died
 		s.submit("5")
 		reply := s.claim("w-1-a", 2)
 		require.Equal(s.t, []string{"1", "2"}, ids(reply))
@@ -89,6 +87,70 @@ func TestClaimsFirstInFirstOutAndHandoffFirst(t *testing.T) {
 		require.EqualValues(s.t, -1, reply.NextDueMS)
 		require.Equal(s.t, []string{"3", "4", "5"}, ids(s.claim("w-1-a", 100)))
 		require.Empty(s.t, ids(s.claim("w-1-a", 100)))
+	})
+}
+
+// wake claims as an idle worker does.
+func (s *store) wake(w *queue.Waker, want int, timeout time.Duration) *queue.ClaimReply {
+	s.t.Helper()
+	s.seq++
+	reply, err := w.Claim(queue.Claim{Incarnation: "w-1-a", Seq: s.seq, Want: want, MaxContextBytes: 1000}, timeout)
+	require.NoError(s.t, err)
+	return reply
+}
+
+// An idle worker has what is pushed after one exchange: the ID that woke it, and what came with it. When nothing comes it has
+// looked all the same, also for what a dead worker's pop left in hand-off and for what has come due.
+func TestWakingIsClaiming(t *testing.T) {
+	suite(t, func(s *store) {
+		require.NoError(s.t, s.LoadScripts(s.ctx))
+		w := s.NewWaker()
+		defer w.Close()
+		require.Empty(s.t, ids(s.wake(w, 5, 10*time.Millisecond)))
+		s.submit("1", "2", "3")
+		reply := s.wake(w, 2, patience)
+		require.Equal(s.t, []string{"1", "2"}, ids(reply))
+		require.True(s.t, reply.More)
+		require.Equal(s.t, []string{"3"}, ids(s.wake(w, 2, patience)))
+		require.NoError(s.t, s.raw.LPush(s.ctx, s.Keys.Handoff, "left").Err())
+		require.NoError(s.t, s.raw.ZAdd(s.ctx, s.Keys.Scheduled, redis.Z{Member: "due", Score: 1}).Err())
+		require.Equal(s.t, []string{"left", "due"}, ids(s.wake(w, 5, 10*time.Millisecond)))
+		require.Zero(s.t, s.raw.LLen(s.ctx, s.Keys.Handoff).Val()+s.raw.LLen(s.ctx, s.Keys.Pending).Val())
+	})
+}
+
+// What ended lately and is pushed again without a new context was pushed twice: it is dropped, however much ended since.
+func TestPushedAgainAfterItEnded(t *testing.T) {
+	suite(t, func(s *store) {
+		s.submit("twice", "waits", "again")
+		for _, c := range s.claim("w-1-a", 3).Claimed[:1] {
+			_, err := s.Commit(s.ctx, []queue.Commit{s.commitOf(c, execution.Succeeded)})
+			require.NoError(s.t, err)
+		}
+		require.NoError(s.t, s.raw.LPush(s.ctx, s.Keys.Pending, "cancelled").Err())
+		require.NoError(s.t, s.raw.HSet(s.ctx, s.Keys.Executions, "cancelled", "{}").Err())
+		_, err := s.Cancel(s.ctx, "cancelled", "r", &execution.Result{ID: "cancelled", Status: execution.Cancelled})
+		require.NoError(s.t, err)
+		const others = 100_000 // enough for the memory to turn over once
+		for i := 0; i < others; i += 1000 {
+			batch := make([]any, 1000)
+			for j := range batch {
+				batch[j] = fmt.Sprint("other-", i+j)
+			}
+			require.NoError(s.t, s.raw.SAdd(s.ctx, s.Keys.Ended, batch...).Err())
+		}
+		s.submit("turn")
+		_, err = s.Commit(s.ctx, []queue.Commit{s.commitOf(s.claim("w-1-a", 1).Claimed[0], execution.Succeeded)})
+		require.NoError(s.t, err)
+		require.Zero(s.t, s.raw.Exists(s.ctx, s.Keys.Ended).Val())
+		require.Positive(s.t, s.raw.PTTL(s.ctx, s.Keys.EndedBefore).Val())
+		require.NoError(s.t, s.raw.LPush(s.ctx, s.Keys.Pending, "twice", "turn", "cancelled", "unknown", "twice").Err())
+		reply := s.claim("w-1-a", 10)
+		require.Equal(s.t, []string{"unknown"}, ids(reply), "what never had a context is answered")
+		require.Equal(s.t, 4, reply.Duplicates)
+		require.Empty(s.t, s.pending())
+		s.submit("twice")
+		require.Equal(s.t, []string{"twice"}, ids(s.claim("w-1-a", 10)), "submitted again it runs again")
 	})
 }
 
@@ -203,8 +265,9 @@ func TestRetrySpendsAnAttemptAndWaits(t *testing.T) {
 		s.submit("soon", "later")
 		claimed := s.claim("w-1-a", 2).Claimed
 		for range 2 { // the second is a lost reply
-			require.NoError(s.t, s.Retry(s.ctx, queue.Held{ID: "soon", Token: claimed[0].Token}, 0))
-			require.NoError(s.t, s.Retry(s.ctx, queue.Held{ID: "later", Token: claimed[1].Token}, time.Hour))
+			require.NoError(s.t, s.Retry(s.ctx, []queue.Again{
+				{Held: queue.Held{ID: "soon", Token: claimed[0].Token}}, {Held: queue.Held{ID: "later", Token: claimed[1].Token}, Pause: time.Hour},
+			}))
 		}
 		reply := s.claim("w-1-a", 10)
 		require.Equal(s.t, []string{"soon"}, ids(reply))
@@ -276,7 +339,7 @@ func TestCancelWherever(t *testing.T) {
 		}
 		s.submit("claimed", "scheduled")
 		held := s.claim("w-1-a", 2).Claimed
-		require.NoError(s.t, s.Retry(s.ctx, queue.Held{ID: "scheduled", Token: held[1].Token}, time.Hour))
+		require.NoError(s.t, s.Retry(s.ctx, []queue.Again{{Held: queue.Held{ID: "scheduled", Token: held[1].Token}, Pause: time.Hour}}))
 		s.submit("pending")
 		for id, want := range map[string]queue.CancelOutcome{
 			"claimed": queue.CancelClaimed, "scheduled": queue.CancelDone, "pending": queue.CancelDone, "nobody": queue.CancelUnknown,

@@ -10,36 +10,27 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Waker blocks on a connection of its own until something is pending. One goroutine calls [Waker.Wake] and [Waker.Close]; any
-// may call [Waker.Interrupt].
+// Waker blocks on a connection of its own until something is pending, and claims it. One goroutine calls [Waker.Claim] and
+// [Waker.Close]; any may call [Waker.Interrupt].
 type Waker struct {
 	q    *Queue
 	conn *redis.Conn  // nil until used, and after an error
 	id   atomic.Int64 // Redis's name for conn; 0: unknown
 }
 
-// uninterruptible is the longest that a Wake blocks on a server without CLIENT UNBLOCK.
+// uninterruptible is the longest that a Claim blocks on a server without CLIENT UNBLOCK.
 const uninterruptible = 250 * time.Millisecond
 
 // NewWaker returns a waker. It connects when first used.
 func (q *Queue) NewWaker() *Waker { return &Waker{q: q} }
 
-// Woken is what ended a [Waker.Wake].
-type Woken int
-
-// What a wake finds.
-const (
-	WokenByNothing Woken = iota // time passed, and a claim would find nothing: nothing is pending, in hand-off or scheduled
-	WokenByID                   // an ID was moved to hand-off
-	WokenByOther                // time passed, or somebody interrupted; a claim may find something
-)
-
-// Wake blocks until an ID is pending and moves it to hand-off, or until timeout (at most [MaxBlock], and less on a server
-// without CLIENT UNBLOCK) has passed. Which ID it was does not matter: the next claim by anyone takes it from there. After an
-// error it is not known whether an ID was moved, and it does not matter either.
+// Claim blocks until an ID is pending, moves it to hand-off, and claims; or claims after timeout (at most [MaxBlock], and less on a
+// server without CLIENT UNBLOCK) or after [Waker.Interrupt], when most likely nothing is there. Both are one exchange: what a push
+// brings is in the worker's hands after the round trip that any answer takes. Which ID was moved does not matter: whoever claims
+// next takes it from hand-off. Errors are those of [Queue.Claim].
 //
 // There is no context: cancelling one does not interrupt a blocked pop, it only forgets what the pop brings.
-func (w *Waker) Wake(timeout time.Duration) (Woken, error) {
+func (w *Waker) Claim(c Claim, timeout time.Duration) (*ClaimReply, error) {
 	timeout = min(max(timeout, 10*time.Millisecond), MaxBlock)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout+ioTimeout)
 	defer cancel()
@@ -47,27 +38,33 @@ func (w *Waker) Wake(timeout time.Duration) (Woken, error) {
 	if w.id.Load() == 0 { // it cannot be interrupted, so it must not keep a drain waiting
 		timeout = min(timeout, uninterruptible)
 	}
-	k := w.q.Keys
-	var pop *redis.Cmd
-	var there *redis.IntCmd
-	// One exchange: Redis looks what is there when the pop has ended.
-	_, err := w.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+	keys, args := w.q.claimCall(c)
+	var pop, claim *redis.Cmd
+	// The error is that of either command.
+	_, _ = w.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
 		// Not BLMove: go-redis rounds its timeout to whole seconds.
-		pop = p.Do(ctx, "blmove", k.Pending, k.Handoff, "right", "left", fmt.Sprintf("%.3f", timeout.Seconds()))
-		there = p.Exists(ctx, k.Pending, k.Handoff, k.Scheduled)
+		pop = p.Do(ctx, "blmove", w.q.Keys.Pending, w.q.Keys.Handoff, "right", "left", fmt.Sprintf("%.3f", timeout.Seconds()))
+		claim = p.EvalSha(ctx, claimScript.Hash(), keys, args...)
 		return nil
 	})
-	switch {
-	case err != nil && !errors.Is(err, redis.Nil):
-		w.Close()
-		return WokenByOther, wrap("wake", err)
-	case pop.Err() == nil:
-		return WokenByID, nil
-	case there.Val() == 0:
-		return WokenByNothing, nil
-	default:
-		return WokenByOther, nil
+	raw, err := claim.Result()
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		return w.q.Claim(ctx, c)
 	}
+	if err != nil {
+		return nil, w.failed("claim", err)
+	}
+	reply, err := c.reply(raw)
+	if err == nil && len(reply.Claimed) == 0 && pop.Err() != nil && !errors.Is(pop.Err(), redis.Nil) {
+		return nil, w.failed("wake", pop.Err()) // a pop that is refused does not block
+	}
+	return reply, err
+}
+
+// failed closes the connection: after an error it is not known what is still on its way over it.
+func (w *Waker) failed(operation string, err error) error {
+	w.Close()
+	return wrap(operation, err)
 }
 
 func (w *Waker) connect(ctx context.Context) {
@@ -80,8 +77,8 @@ func (w *Waker) connect(ctx context.Context) {
 	}
 }
 
-// Interrupt ends a blocked Wake at once, where Redis can do that (CLIENT UNBLOCK); elsewhere it ends at its timeout. Should
-// an ID arrive in the same moment, Wake still reports it.
+// Interrupt ends a blocked Claim at once, where Redis can do that (CLIENT UNBLOCK); elsewhere it ends at its timeout. Should
+// an ID arrive in the same moment, Claim still claims it.
 func (w *Waker) Interrupt() {
 	id := w.id.Load()
 	if id == 0 {

@@ -1,12 +1,12 @@
 -- Claim up to ARGV.want executions for one incarnation: from hand-off first, whoever moved the ID there, then from pending.
--- KEYS: handoff pending claims executions attempts recoveries cancels scheduled workers worker modules:version
+-- KEYS: handoff pending claims executions attempts recoveries cancels scheduled workers worker modules:version ended ended:before
 -- ARGV: incarnation, seq, want, largest context, most context bytes in one reply
 -- Reply: now_ms, modules:version, ms until the next scheduled execution (-1: none), duplicates dropped, 1 if there may
 --   be more to claim, then describe.lua. Errors: NOTREGISTERED; STALECLAIM when a later fence (fence_claims.lua) overtook this call.
 --
 -- Safe prefixes: everything is read before the claims are written, and they are written before their IDs leave the lists. Cut
 -- off between the two, an ID is in the list and claimed, and the next claim drops it from the list as a duplicate. A due ID
--- enters pending before it leaves scheduled: likewise.
+-- enters pending before it leaves scheduled: likewise. An ID without a context that ended lately was pushed twice: dropped too.
 -- Not safe to repeat by itself: a claim whose reply was lost is found again by fence_claims.lua, HSCAN and adopt.lua.
 local incarnation, seq, want = ARGV[1], tonumber(ARGV[2]), math.min(tonumber(ARGV[3]), 1000) -- unpack takes no more than 8000
 local limit, budget = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -29,6 +29,11 @@ if soonest[2] and tonumber(soonest[2]) <= now then
 end
 local next_due = soonest[2] and math.max(0, tonumber(soonest[2]) - now) or -1
 
+local function ended(id) -- it has its result, and was not submitted again
+  return redis.call('HEXISTS', KEYS[4], id) == 0
+    and (redis.pcall('SISMEMBER', KEYS[12], id) == 1 or redis.pcall('SISMEMBER', KEYS[13], id) == 1)
+end
+
 local ids, sizes, mine, duplicates, more = {}, {}, {}, 0, 0
 local function choose(list) -- from its right end; returns how many of it are to go
   local some = want > 0 and redis.call('LRANGE', list, -want, -1) or {}
@@ -40,10 +45,10 @@ local function choose(list) -- from its right end; returns how many of it are to
       more = 1
       return #some - i
     end
-    if holders[i] or mine[id] then
+    local size = not holders[i] and not mine[id] and redis.call('HSTRLEN', KEYS[4], id)
+    if not size or (size == 0 and ended(id)) then
       duplicates = duplicates + 1
     else
-      local size = redis.call('HSTRLEN', KEYS[4], id)
       ids[#ids + 1], sizes[#sizes + 1], mine[id] = id, size, true
       if size <= limit then budget = budget - size end
       want = want - 1

@@ -1,6 +1,7 @@
 -- Commit a batch of results: per execution, if the claim token matches, write the one entry in results, then drop the claim,
 -- the context and what was counted. A token that does not match writes nothing.
--- KEYS: results claims executions attempts recoveries cancels dead, then the reply lists that items name by index
+-- KEYS: results claims executions attempts recoveries cancels dead ended ended:before, then the reply lists that items name
+--   by index
 -- ARGV: largest dead, n, n marks, n IDs, then per item: token, flags if its mark is '!' and not '.', the values of the entry
 --   flags: f it did not succeed, h it has a history (attempts, recoveries, cancel), d keep context and error in dead,
 --   r push it to a reply list: its index, its TTL in ms and the document follow the values
@@ -55,6 +56,7 @@ end
 if #written > 0 then
   call('HDEL', KEYS[2], unpack(written))
   pcall('HDEL', KEYS[3], unpack(written))
+  remember(written, KEYS[8], KEYS[9])
 end
 for k = 4, 6 do
   if #history > 0 then pcall('HDEL', KEYS[k], unpack(history)) end
