@@ -28,6 +28,7 @@ const (
 	commit  kind = iota // write its result
 	release             // give it back
 	again               // give it back for a later attempt
+	drop                // the ID was pushed again after its execution had ended: forget the claim
 	late                // the claim is resolved already; keep what came after
 )
 
@@ -151,7 +152,7 @@ func (c *committer) write(ctx context.Context, batch []item) bool {
 }
 
 // parts is a batch by what is to be done; each part is cleared once it is done.
-type parts [4][]item
+type parts [5][]item
 
 func split(batch []item) *parts {
 	p := &parts{}
@@ -165,7 +166,7 @@ func (c *committer) once(ctx context.Context, p *parts, repeated bool) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
 	for kind, do := range map[kind]func(context.Context, []item, bool) error{
-		commit: c.commit, release: c.release, again: c.again, late: c.late,
+		commit: c.commit, release: c.release, again: c.again, drop: c.drop, late: c.late,
 	} {
 		if len(p[kind]) == 0 {
 			continue
@@ -226,14 +227,22 @@ func (it *item) commit() queue.Commit {
 }
 
 func (c *committer) release(ctx context.Context, items []item, _ bool) error {
-	batch := make([]queue.Held, len(items))
-	for i := range items {
-		batch[i] = items[i].job.held()
-	}
 	failpoint.Hit("before-release")
-	_, err := c.w.queue.Release(ctx, batch)
+	_, err := c.w.queue.Release(ctx, held(items))
 	failpoint.Hit("after-release")
 	return err
+}
+
+func (c *committer) drop(ctx context.Context, items []item, _ bool) error {
+	return c.w.queue.Drop(ctx, held(items))
+}
+
+func held(items []item) []queue.Held {
+	claims := make([]queue.Held, len(items))
+	for i := range items {
+		claims[i] = items[i].job.held()
+	}
+	return claims
 }
 
 func (c *committer) again(ctx context.Context, items []item, _ bool) error {

@@ -108,7 +108,7 @@ func (f *fetcher) claim(ctx context.Context, want int) error {
 	// After a reconciliation it is not known that nothing is pending.
 	f.idle = !reply.More && !f.uncertain
 	f.uncertain, f.due = false, time.Duration(reply.NextDueMS)*time.Millisecond
-	f.lone = f.w.accept(incarnation, reply)
+	f.lone = f.w.accept(ctx, incarnation, reply)
 	runtime.Gosched() // what was claimed starts before this goroutine asks Redis for more
 	return nil
 }
@@ -138,20 +138,27 @@ func (f *fetcher) ask(ctx context.Context, c queue.Claim) (*queue.ClaimReply, er
 
 // accept makes jobs of what was claimed: those that can run go to the pool, the others to their results. It returns those
 // that are to run alone.
-func (w *Worker) accept(incarnation string, reply *queue.ClaimReply) (lone []*job) {
+func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.ClaimReply) (lone []*job) {
 	now := time.Now()
 	jobs := make([]*job, len(reply.Claimed))
 	for i := range reply.Claimed {
 		jobs[i] = &job{claimed: reply.Claimed[i], incarnation: incarnation, since: now}
 	}
 	w.ledger.add(jobs)
+	ended := w.endedBefore(ctx, jobs)
 	// A fence must see either none of these in the pool, or all of them.
 	w.fencing.RLock()
 	defer w.fencing.RUnlock()
-	unwanted := w.Incarnation() != incarnation || !w.accepting() // fenced, drained or paused while the claim was on its way
+	// Fenced, drained, paused or choked while the claim was on its way.
+	unwanted := w.Incarnation() != incarnation || !w.accepting() || w.choked.Load()
 	for _, j := range jobs {
 		if unwanted {
 			w.committer.add(item{job: j, kind: release})
+			continue
+		}
+		if j.claimed.Missing && ended[j.claimed.ID] {
+			w.log.Info("dropped an ID that was pushed again after its execution had ended", j.attrs()...)
+			w.committer.add(item{job: j, kind: drop})
 			continue
 		}
 		if status, refused := w.admit(j, reply.ModulesVersion); refused != nil {
@@ -175,6 +182,25 @@ func (w *Worker) submit(j *job) {
 		timeout = w.opts.Timeout
 	}
 	w.pool.Submit(pool.Task{ID: j.claimed.ID, Timeout: timeout, Job: j})
+}
+
+// endedBefore finds, among claimed IDs that have no context, those that have a result: a second push of an execution must not
+// get a second result. Should it fail, the IDs are answered as any that lack a context.
+func (w *Worker) endedBefore(ctx context.Context, jobs []*job) map[string]bool {
+	var missing []string
+	for _, j := range jobs {
+		if j.claimed.Missing {
+			missing = append(missing, j.claimed.ID)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	ended, err := w.queue.EndedLately(ctx, missing)
+	if err != nil {
+		w.log.Warn("cannot tell whether IDs without a context were pushed twice", "error", err)
+	}
+	return ended
 }
 
 // ended is called by the pool when a task ended.

@@ -33,6 +33,7 @@ func (b *backpressure) check(ctx context.Context, length int64) error {
 	}
 	b.w.choked.Store(choked)
 	if choked {
+		b.w.waker.Interrupt() // or what comes next would be claimed by the call that waits
 		b.w.log.Warn("too many unread results: nothing is claimed until readers catch up", "unread", unread, "limit", limit)
 	} else {
 		b.w.log.Info("readers of results have caught up: claiming again", "unread", unread, "limit", limit)

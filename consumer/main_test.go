@@ -144,6 +144,18 @@ func (f *fleet) submit(id, document string) {
 	require.NoError(f.t, f.raw.LPush(ctx, f.queue.Keys.Pending, id).Err())
 }
 
+// submitMany submits n executions, a multiple of a thousand, with one document.
+func (f *fleet) submitMany(n int, prefix, document string) {
+	f.t.Helper()
+	for i := 0; i < n; i += 1000 {
+		batch := make([]queue.Submission, 1000)
+		for j := range batch {
+			batch[j] = queue.Submission{ID: execution.ID(fmt.Sprint(prefix, i+j)), Context: []byte(document)}
+		}
+		require.NoError(f.t, f.queue.Submit(context.Background(), batch...))
+	}
+}
+
 // result waits for the first result of an ID.
 func (f *fleet) result(id string) *execution.Result {
 	f.t.Helper()

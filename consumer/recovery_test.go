@@ -239,13 +239,7 @@ func TestBufferedResultsAreBoundedAndWritten(t *testing.T) {
 		f.options.Lease = time.Minute
 		require.NoError(t, f.raw.Set(ctx, k.Results, "in the way", 0).Err())
 		w := f.start()
-		for i := 0; i < n; i += 1000 {
-			batch := make([]queue.Submission, 1000)
-			for j := range batch {
-				batch[j] = queue.Submission{ID: execution.ID(fmt.Sprint("e", i+j)), Context: []byte(`{"workflow":"add","params":{"A":1,"B":2}}`)}
-			}
-			require.NoError(t, f.queue.Submit(ctx, batch...))
-		}
+		f.submitMany(n, "e", `{"workflow":"add","params":{"A":1,"B":2}}`)
 		f.until("the buffer is full", func() bool { return f.size(k.Claims) >= 4096 })
 		f.until("the worker is unready", func() bool { return !w.Ready() })
 		require.LessOrEqual(t, f.size(k.Claims), int64(4096+1024+4), "the buffer, and what was claimed ahead when it filled")
@@ -267,6 +261,9 @@ func TestDuplicatePushesGetOneResult(t *testing.T) {
 		require.NoError(t, f.raw.LPush(ctx, k.Pending, "x").Err())
 		f.submit("after", `{"workflow":"add","params":{"A":1,"B":2}}`)
 		f.result("after")
+		f.submitMany(3000, "other", `{"workflow":"add","params":{"A":1,"B":2}}`)
+		f.until("all have ended", func() bool { f.readAll(); return len(f.results) == 3002 })
+		require.NoError(t, f.raw.LPush(ctx, k.Pending, "x", "other0", "other2999").Err())
 		f.until("all is gone", func() bool {
 			return f.size(k.Claims) == 0 && f.raw.LLen(ctx, k.Pending).Val() == 0
 		})

@@ -40,7 +40,7 @@ type ClaimReply struct {
 	NowMS          int64 // Redis's clock
 	ModulesVersion string
 	NextDueMS      int64 // until the next scheduled execution is due; -1: none is scheduled
-	Duplicates     int   // IDs dropped because they were pushed twice: claimed already, or ended
+	Duplicates     int   // IDs dropped because they were claimed already
 	More           bool  // there may be more to claim; false: nothing was pending any more
 }
 
@@ -59,7 +59,7 @@ func (q *Queue) claimCall(c Claim) (keys []string, args []any) {
 	k := q.Keys
 	return []string{
 		k.Handoff, k.Pending, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Scheduled,
-		k.Workers, k.Worker(c.Incarnation), k.ModulesVersion, k.Ended, k.EndedBefore,
+		k.Workers, k.Worker(c.Incarnation), k.ModulesVersion,
 	}, []any{c.Incarnation, c.Seq, c.Want, c.MaxContextBytes, maxReplyBytes}
 }
 

@@ -1,10 +1,13 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -39,28 +42,35 @@ const (
 )
 
 // Commit writes a batch of results, each at most once, and reports per item. It is safe to repeat after any error: items
-// that the first run wrote come back as [CommitGone]. A batch has at most a few thousand items.
+// that the first run wrote come back as [CommitGone], as does a claim that is in the batch before. A batch has at most a few
+// hundred items.
 func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, error) {
+	if len(batch) == 0 {
+		return nil, nil
+	}
+	if again := firstAgain(batch); again >= 0 {
+		return q.commitWithout(ctx, batch, again)
+	}
 	k := q.Keys
-	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended, k.EndedBefore}
-	marks := make([]byte, len(batch))
-	args := make([]any, 0, 3+len(batch)*12)
-	args = append(args, maxDead, len(batch), marks)
+	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended}
+	columns := columnsOf(batch)
+	marks, marked := make([]byte, len(batch)), false
+	args := make([]any, 0, 8+len(batch)*8)
+	args = append(args, maxDead, len(batch), nil)
+	args = columns.shared(args, &batch[0])
 	for i := range batch {
 		args = append(args, &batch[i].Result.ID)
 	}
 	for i := range batch {
 		c := &batch[i]
-		r := c.Result
 		args = append(args, &c.Token)
 		marks[i] = '.'
 		if flags := c.flags(); flags != "" {
-			marks[i] = '!'
+			marks[i], marked = '!', true
 			args = append(args, flags)
 		}
-		args = append(args, &r.Workflow, &r.Worker, &r.Attempt, &r.ClaimedMS, &r.StartedMS, &r.FinishedMS, r.Duration.Microseconds(),
-			orEmptyObject(r))
-		switch {
+		args = columns.values(args, c)
+		switch r := c.Result; {
 		case r.Status == execution.Succeeded:
 			args = append(args, (*rawArgument)(&r.Value))
 		case r.Err != nil:
@@ -69,27 +79,128 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 			args = append(args, string(r.Status), "", "", "")
 		}
 		if c.ReplyTTL > 0 {
-			document, err := json.Marshal(r)
+			document, err := json.Marshal(c.Result)
 			if err != nil {
-				return nil, fmt.Errorf("commit: encode reply of %q: %w", r.ID, err)
+				return nil, fmt.Errorf("commit: encode reply of %q: %w", c.Result.ID, err)
 			}
-			keys = append(keys, k.Reply(r.ID))
+			keys = append(keys, k.Reply(c.Result.ID))
 			args = append(args, len(keys), max(c.ReplyTTL.Milliseconds(), 1), document)
 		}
+	}
+	if args[2] = ""; marked {
+		args[2] = marks
 	}
 	raw, err := q.run(ctx, "commit", commitScript, keys, args...)
 	if err != nil {
 		return nil, err
 	}
+	return outcomes(raw, len(batch))
+}
+
+// outcomes reads the reply of commit.lua.
+func outcomes(raw any, n int) ([]CommitOutcome, error) {
+	out := make([]CommitOutcome, n)
+	if all, ok := raw.(int64); ok && all == int64(n) {
+		for i := range out {
+			out[i] = CommitDone
+		}
+		return out, nil
+	}
 	values, _ := raw.([]any)
-	if len(values) != len(batch) {
-		return nil, fmt.Errorf("commit: %d outcomes for %d results", len(values), len(batch))
+	if len(values) != n {
+		return nil, fmt.Errorf("commit: %d outcomes for %d results", len(values), n)
 	}
-	outcomes := make([]CommitOutcome, len(values))
 	for i, value := range values {
-		outcomes[i] = CommitOutcome(number(value))
+		out[i] = CommitOutcome(number(value))
 	}
-	return outcomes, nil
+	return out, nil
+}
+
+var seenClaims = sync.Pool{New: func() any { return map[Held]struct{}{} }}
+
+// firstAgain returns the first item of a batch whose claim is in it before, or -1. The script, in which it would cost Redis'
+// time, relies on it.
+func firstAgain(batch []Commit) int {
+	seen := seenClaims.Get().(map[Held]struct{})
+	defer seenClaims.Put(seen)
+	clear(seen)
+	for i := range batch {
+		seen[Held{batch[i].Result.ID, batch[i].Token}] = struct{}{}
+		if len(seen) <= i {
+			return i
+		}
+	}
+	return -1
+}
+
+// commitWithout commits a batch without one of its items.
+func (q *Queue) commitWithout(ctx context.Context, batch []Commit, item int) ([]CommitOutcome, error) {
+	outcomes, err := q.Commit(ctx, slices.Delete(slices.Clone(batch), item, item+1))
+	if err != nil {
+		return nil, err
+	}
+	return slices.Insert(outcomes, item, CommitGone), nil
+}
+
+// columns says which values of an entry every item of a batch has alike: they are sent once. Every value costs Redis as much as
+// a tenth of the entry.
+type columns struct {
+	workflow, worker, attempt, claimed, meta bool
+}
+
+func columnsOf(batch []Commit) columns {
+	c, first := columns{true, true, true, true, true}, batch[0].Result
+	for i := range batch {
+		r := batch[i].Result
+		c.workflow = c.workflow && r.Workflow == first.Workflow
+		c.worker = c.worker && r.Worker == first.Worker
+		c.attempt = c.attempt && r.Attempt == first.Attempt
+		c.claimed = c.claimed && r.ClaimedMS == first.ClaimedMS
+		c.meta = c.meta && bytes.Equal(r.Meta, first.Meta)
+	}
+	return c
+}
+
+// shared appends what all items have, from any of them.
+func (c columns) shared(args []any, item *Commit) []any {
+	r := item.Result
+	add := func(alike bool, value string) {
+		if alike {
+			value = "=" + value
+		} else {
+			value = ""
+		}
+		args = append(args, value)
+	}
+	add(c.workflow, r.Workflow)
+	add(c.worker, r.Worker)
+	add(c.attempt, strconv.Itoa(r.Attempt))
+	add(c.claimed, strconv.FormatInt(r.ClaimedMS, 10))
+	add(c.meta, string(metaOf(r)))
+	return args
+}
+
+// values appends what one item has, without what all have. Values are passed by reference where they can be: boxing a dozen of
+// them per result was most of what a commit allocated.
+func (c columns) values(args []any, item *Commit) []any {
+	r := item.Result
+	if !c.workflow {
+		args = append(args, &r.Workflow)
+	}
+	if !c.worker {
+		args = append(args, &r.Worker)
+	}
+	if !c.attempt {
+		args = append(args, &r.Attempt)
+	}
+	if !c.claimed {
+		args = append(args, &r.ClaimedMS)
+	}
+	args = append(args, &r.StartedMS, &r.FinishedMS, r.Duration.Microseconds())
+	if !c.meta {
+		args = append(args, metaArgument(r))
+	}
+	return args
 }
 
 // flags are those of commit.lua.
@@ -101,6 +212,11 @@ func (c *Commit) flags() string {
 			flags += "d"
 		}
 	}
+	if c.Result.Status == execution.Rejected {
+		if _, err := execution.ParseID(c.Result.ID); err != nil {
+			flags += "o"
+		}
+	}
 	if c.History {
 		flags += "h"
 	}
@@ -110,15 +226,21 @@ func (c *Commit) flags() string {
 	return flags
 }
 
-func orEmptyObject(r *execution.Result) any {
+func metaOf(r *execution.Result) json.RawMessage {
+	if len(r.Meta) == 0 {
+		return json.RawMessage("{}")
+	}
+	return r.Meta
+}
+
+func metaArgument(r *execution.Result) any {
 	if len(r.Meta) == 0 {
 		return "{}"
 	}
 	return (*rawArgument)(&r.Meta)
 }
 
-// rawArgument is bytes as an argument. Arguments are passed by reference where they can be: boxing a dozen values per result
-// was most of what a commit allocated.
+// rawArgument is bytes as an argument, by reference.
 type rawArgument json.RawMessage
 
 // MarshalBinary is how go-redis asks for the bytes.
@@ -138,6 +260,17 @@ func (q *Queue) Release(ctx context.Context, batch []Held) (int, error) {
 	}
 	raw, err := q.run(ctx, "release", releaseScript, []string{q.Keys.Claims, q.Keys.Pending}, args...)
 	return int(number(raw)), err
+}
+
+// Drop forgets claims of IDs whose execution had ended before they were pushed again. One that has a context keeps its claim.
+// It is safe to repeat.
+func (q *Queue) Drop(ctx context.Context, batch []Held) error {
+	args := make([]any, 0, 2*len(batch))
+	for _, held := range batch {
+		args = append(args, held.ID, held.Token)
+	}
+	_, err := q.run(ctx, "drop", dropScript, []string{q.Keys.Claims, q.Keys.Executions}, args...)
+	return err
 }
 
 // Again is a claim to be given back for another attempt after a pause.

@@ -8,7 +8,7 @@ type Keys struct {
 
 	Pending, Handoff, Claims, Executions string
 	Attempts, Recoveries                 string
-	Ended, EndedBefore                   string
+	Ended                                string
 	Results, Late, Dead                  string
 	Scheduled, Cancels, Intents          string
 	Workers, Reaper, Janitor             string
@@ -24,7 +24,7 @@ func NewKeys(prefix, queue string) Keys {
 		base:    base,
 		Pending: base + "pending", Handoff: base + "handoff", Claims: base + "claims", Executions: base + "executions",
 		Attempts: base + "attempts", Recoveries: base + "recoveries",
-		Ended: base + "ended", EndedBefore: base + "ended:before",
+		Ended:   base + "ended",
 		Results: base + "results", Late: base + "late", Dead: base + "dead",
 		Scheduled: base + "scheduled", Cancels: base + "cancels", Intents: base + "intents",
 		Workers: base + "workers", Reaper: base + "reaper", Janitor: base + "janitor",

@@ -44,6 +44,7 @@ type Queue struct {
 	blocked *redis.Client // blocking pops, which would starve the others of connections
 	pubsub  *redis.Client // the subscription
 	modules moduleCache
+	ended   endedCache
 }
 
 // Open prepares the clients. It does not connect: a Redis that is away is an error of the first command, and mends itself

@@ -34,22 +34,23 @@ var (
 	claimScript       = load("describe", "claim")
 	adoptScript       = load("describe", "adopt")
 	fenceClaimsScript = load("fence_claims")
-	commitScript      = load("remember", "commit")
+	commitScript      = load("commit")
 	retryScript       = load("retry")
 	releaseScript     = load("release")
+	dropScript        = load("drop")
 	registerScript    = load("register")
 	heartbeatScript   = load("heartbeat")
 	fenceScript       = load("fence")
 	reapScript        = load("reap")
 	unregisterScript  = load("unregister")
 	submitScript      = load("submit")
-	cancelScript      = load("remember", "cancel")
+	cancelScript      = load("cancel")
 )
 
 // scripts are all of them by verb.
 var scripts = map[string]*script{
 	"claim": claimScript, "adopt": adoptScript, "fence_claims": fenceClaimsScript, "commit": commitScript, "retry": retryScript,
-	"release": releaseScript, "register": registerScript, "heartbeat": heartbeatScript, "fence": fenceScript,
+	"release": releaseScript, "drop": dropScript, "register": registerScript, "heartbeat": heartbeatScript, "fence": fenceScript,
 	"reap": reapScript, "unregister": unregisterScript, "submit": submitScript, "cancel": cancelScript, "trim": trimScript,
 }
 

@@ -119,38 +119,30 @@ func TestWakingIsClaiming(t *testing.T) {
 	})
 }
 
-// What ended lately and is pushed again without a new context was pushed twice: it is dropped, however much ended since.
-func TestPushedAgainAfterItEnded(t *testing.T) {
+// What ended lately is known, whoever ended it and however it ended: pushed again without a context, it was pushed twice.
+func TestEndedLately(t *testing.T) {
 	suite(t, func(s *store) {
-		s.submit("twice", "waits", "again")
-		for _, c := range s.claim("w-1-a", 3).Claimed[:1] {
-			_, err := s.Commit(s.ctx, []queue.Commit{s.commitOf(c, execution.Succeeded)})
+		ended := func(ids ...string) map[string]bool {
+			found, err := s.EndedLately(s.ctx, ids)
 			require.NoError(s.t, err)
+			return found
 		}
-		require.NoError(s.t, s.raw.LPush(s.ctx, s.Keys.Pending, "cancelled").Err())
-		require.NoError(s.t, s.raw.HSet(s.ctx, s.Keys.Executions, "cancelled", "{}").Err())
-		_, err := s.Cancel(s.ctx, "cancelled", "r", &execution.Result{ID: "cancelled", Status: execution.Cancelled})
+		require.Empty(s.t, ended("1"))
+		s.submit("1", "2", "3")
+		claimed := s.claim("w-1-a", 2).Claimed
+		require.NoError(s.t, s.raw.HSet(s.ctx, s.Keys.Claims, "4 5", "w-1-a:0:1").Err()) // not an ID, and not two
+		odd := queue.Commit{Token: "w-1-a:0:1", Result: &execution.Result{ID: "4 5", Status: execution.Rejected, Err: &execution.Error{}}}
+		outcomes, err := s.Commit(s.ctx, []queue.Commit{s.commitOf(claimed[0], execution.Succeeded), s.commitOf(claimed[1], execution.Failed), odd})
 		require.NoError(s.t, err)
-		const others = 100_000 // enough for the memory to turn over once
-		for i := 0; i < others; i += 1000 {
-			batch := make([]any, 1000)
-			for j := range batch {
-				batch[j] = fmt.Sprint("other-", i+j)
-			}
-			require.NoError(s.t, s.raw.SAdd(s.ctx, s.Keys.Ended, batch...).Err())
+		require.Equal(s.t, []queue.CommitOutcome{queue.CommitDone, queue.CommitDone, queue.CommitDone}, outcomes)
+		require.Equal(s.t, map[string]bool{"1": true, "2": true}, ended("1", "2", "3", "4", "5"))
+		_, err = s.Cancel(s.ctx, "3", "r", &execution.Result{ID: "3", Status: execution.Cancelled})
+		require.NoError(s.t, err)
+		require.Equal(s.t, map[string]bool{"1": true, "3": true}, ended("1", "3", "4"))
+		for i := range 3000 { // batches, by others
+			require.NoError(s.t, s.raw.XAdd(s.ctx, &redis.XAddArgs{Stream: s.Keys.Ended, Values: []string{"ids", fmt.Sprint("x", i, " y", i)}}).Err())
 		}
-		s.submit("turn")
-		_, err = s.Commit(s.ctx, []queue.Commit{s.commitOf(s.claim("w-1-a", 1).Claimed[0], execution.Succeeded)})
-		require.NoError(s.t, err)
-		require.Zero(s.t, s.raw.Exists(s.ctx, s.Keys.Ended).Val())
-		require.Positive(s.t, s.raw.PTTL(s.ctx, s.Keys.EndedBefore).Val())
-		require.NoError(s.t, s.raw.LPush(s.ctx, s.Keys.Pending, "twice", "turn", "cancelled", "unknown", "twice").Err())
-		reply := s.claim("w-1-a", 10)
-		require.Equal(s.t, []string{"unknown"}, ids(reply), "what never had a context is answered")
-		require.Equal(s.t, 4, reply.Duplicates)
-		require.Empty(s.t, s.pending())
-		s.submit("twice")
-		require.Equal(s.t, []string{"twice"}, ids(s.claim("w-1-a", 10)), "submitted again it runs again")
+		require.Len(s.t, ended("1", "x0", "y0", "x2999", "y2999", "z"), 5)
 	})
 }
 

@@ -60,7 +60,7 @@ const (
 // Cancel cancels one execution. The result is what is written when it has not been claimed. It is safe to repeat.
 func (q *Queue) Cancel(ctx context.Context, id, request string, result *execution.Result) (CancelOutcome, error) {
 	k := q.Keys
-	keys := []string{k.Claims, k.Executions, k.Pending, k.Handoff, k.Scheduled, k.Attempts, k.Recoveries, k.Cancels, k.Results, k.Ended, k.EndedBefore}
+	keys := []string{k.Claims, k.Executions, k.Pending, k.Handoff, k.Scheduled, k.Attempts, k.Recoveries, k.Cancels, k.Results, k.Ended}
 	args := []any{id, request}
 	for _, field := range result.Fields() {
 		args = append(args, field)

@@ -91,7 +91,7 @@ var mutations = []mutation{
 	},
 	{
 		"a drain gives back what was claimed meanwhile", "consumer/fetch.go",
-		"|| !w.accepting() //", "//", "./consumer TestClaimOnItsWayWhenADrainBegins",
+		"|| !w.accepting() ||", "||", "./consumer TestClaimOnItsWayWhenADrainBegins",
 	},
 	{
 		"a repeated commit is not late", "consumer/commit.go",

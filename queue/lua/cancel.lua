@@ -1,6 +1,6 @@
 -- Cancel one execution: one that waits gets its cancelled result and is gone in this one step; one that is claimed has the
 -- request left for its worker.
--- KEYS: claims executions pending handoff scheduled attempts recoveries cancels results ended ended:before
+-- KEYS: claims executions pending handoff scheduled attempts recoveries cancels results ended
 -- ARGV: id, request, then the fields of the cancelled result
 -- Reply: cancelled, claimed or unknown. Safe to repeat.
 --
@@ -18,5 +18,5 @@ redis.call('LREM', KEYS[3], 0, id)
 redis.call('LREM', KEYS[4], 0, id)
 redis.call('ZREM', KEYS[5], id)
 for k = 6, 8 do redis.call('HDEL', KEYS[k], id) end
-remember({ id }, KEYS[10], KEYS[11])
+redis.pcall('XADD', KEYS[10], 'MAXLEN', '~', '2000', '*', 'ids', id)
 return 'cancelled'

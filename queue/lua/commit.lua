@@ -1,64 +1,71 @@
 -- Commit a batch of results: per execution, if the claim token matches, write the one entry in results, then drop the claim,
--- the context and what was counted. A token that does not match writes nothing.
--- KEYS: results claims executions attempts recoveries cancels dead ended ended:before, then the reply lists that items name
---   by index
--- ARGV: largest dead, n, n marks, n IDs, then per item: token, flags if its mark is '!' and not '.', the values of the entry
+-- the context and what was counted. A token that does not match writes nothing. No claim may be in a batch twice.
+-- KEYS: results claims executions attempts recoveries cancels dead ended, then the reply lists that items name by index
+-- ARGV: largest dead; n; n marks, or '' for none; workflow, worker, attempt, claimed_at_ms and meta, each '=' and the value that
+--   all items share, or '' when each brings its own; n IDs; per item: token, flags if its mark is '!', the values of the entry
 --   flags: f it did not succeed, h it has a history (attempts, recoveries, cancel), d keep context and error in dead,
---   r push it to a reply list: its index, its TTL in ms and the document follow the values
--- Reply: per item 1 committed; 0 no claim there: committed before, or recovered and finished; -1 somebody else's claim. After
---   an error on the way (out of memory, wrong type), that error: what was written until then is committed, the rest is not.
+--   r push it to a reply list: its index, TTL in ms and the document follow the values, o its ID breaks the rule for IDs
+-- Reply: n if all were committed, else per item 1 committed; 0 no claim there: committed before, or recovered and finished; -1
+--   somebody else's claim. After an error on the way (wrong type), that error: what was written until then is committed.
 --
 -- Safe prefixes: results are written before their claims are dropped, and nothing between the two can fail or end the script:
 -- an entry whose claim stays is never left behind. Redis refuses for memory only before a script's first write.
 -- Safe to repeat: the first run dropped the claims that the second would need.
-local call, pcall, results, a = redis.call, redis.pcall, KEYS[1], ARGV
-local n, marks = tonumber(a[2]), a[3]
-local holders = call('HMGET', KEYS[2], unpack(a, 4, n + 3))
-local reply, written, history, failure, v = {}, {}, {}, nil, n + 4 -- v: where the item's values begin
+local call, pcall, byte, find, results, a = redis.call, redis.pcall, string.byte, string.find, KEYS[1], ARGV
+local n, marks = tonumber(a[2]), a[3] ~= '' and a[3]
+local function all(i) return a[i] ~= '' and string.sub(a[i], 2) end
+local all_workflow, all_worker, all_attempt, all_claimed, all_meta = all(4), all(5), all(6), all(7), all(8)
+local holders = call('HMGET', KEYS[2], unpack(a, 9, n + 8))
+local reply, written, count, odd, history, failure, v = {}, {}, 0, nil, {}, nil, n + 8 -- v: the last value that was read
 for k = 1, n do
-  local id, held, flags, failed, entry = a[k + 3], false, '', nil, nil
-  if holders[k] == a[v] and not written[id] then held = true else reply[k] = holders[k] and not written[id] and -1 or 0 end
-  if string.byte(marks, k) == 33 then
-    v = v + 1
-    flags = a[v]
-    failed = string.find(flags, 'f', 1, true)
-  end
+  local id, held, flags, failed, entry = a[k + 8], holders[k] == a[v + 1], '', nil, nil
+  local workflow, worker, attempt, claimed, meta = all_workflow, all_worker, all_attempt, all_claimed, all_meta
+  v = v + 1
+  if marks and byte(marks, k) == 33 then v = v + 1; flags = a[v]; failed = find(flags, 'f', 1, true) end
+  if not workflow then v = v + 1; workflow = a[v] end
+  if not worker then v = v + 1; worker = a[v] end
+  if not attempt then v = v + 1; attempt = a[v] end
+  if not claimed then v = v + 1; claimed = a[v] end
+  local started, finished, took = a[v + 1], a[v + 2], a[v + 3]
+  v = v + 3
+  if not meta then v = v + 1; meta = a[v] end
   if held and not failed then
-    failure = pcall('XADD', results, '*', 'execution_id', id, 'workflow', a[v + 1], 'worker', a[v + 2], 'attempt', a[v + 3],
-      'status', 'succeeded', 'claimed_at_ms', a[v + 4], 'started_at_ms', a[v + 5], 'finished_at_ms', a[v + 6],
-      'duration_us', a[v + 7], 'result', a[v + 9], 'meta', a[v + 8])
+    failure = pcall('XADD', results, '*', 'execution_id', id, 'workflow', workflow, 'worker', worker, 'attempt', attempt,
+      'status', 'succeeded', 'claimed_at_ms', claimed, 'started_at_ms', started, 'finished_at_ms', finished,
+      'duration_us', took, 'result', a[v + 1], 'meta', meta)
   elseif held then
-    entry = { 'execution_id', id, 'workflow', a[v + 1], 'worker', a[v + 2], 'attempt', a[v + 3],
-      'status', a[v + 9], 'claimed_at_ms', a[v + 4], 'started_at_ms', a[v + 5], 'finished_at_ms', a[v + 6],
-      'duration_us', a[v + 7], 'error_type', a[v + 10], 'error', a[v + 11], 'traceback', a[v + 12], 'meta', a[v + 8] }
+    entry = { 'execution_id', id, 'workflow', workflow, 'worker', worker, 'attempt', attempt,
+      'status', a[v + 1], 'claimed_at_ms', claimed, 'started_at_ms', started, 'finished_at_ms', finished,
+      'duration_us', took, 'error_type', a[v + 2], 'error', a[v + 3], 'traceback', a[v + 4], 'meta', meta }
     failure = pcall('XADD', results, '*', unpack(entry))
   end
-  if held then
-    if failure.err then break end
-    written[id], written[#written + 1], reply[k] = true, id, 1
-  end
-  v = v + (failed and 13 or 10)
+  if held and failure.err then break end
+  if held then count = count + 1; written[count] = id end
+  reply[k] = held and 1 or holders[k] and -1 or 0
+  v = v + (failed and 4 or 1)
   if flags ~= '' then
-    if held and string.find(flags, 'h', 1, true) then history[#history + 1] = id end
-    if held and string.find(flags, 'd', 1, true) then
-      local context = pcall('HGET', KEYS[3], id)
-      if type(context) == 'string' then pcall('XADD', KEYS[7], 'MAXLEN', '~', a[1], '*', 'context', context, unpack(entry)) end
-    end
-    if string.find(flags, 'r', 1, true) then
+    if held and find(flags, 'h', 1, true) then history[#history + 1] = id end
+    if held and find(flags, 'o', 1, true) then odd = odd or {}; odd[id] = true end
+    local context = held and find(flags, 'd', 1, true) and pcall('HGET', KEYS[3], id)
+    if type(context) == 'string' then pcall('XADD', KEYS[7], 'MAXLEN', '~', a[1], '*', 'context', context, unpack(entry)) end
+    if find(flags, 'r', 1, true) then
       if held then
-        pcall('RPUSH', KEYS[tonumber(a[v])], a[v + 2])
-        pcall('PEXPIRE', KEYS[tonumber(a[v])], a[v + 1])
+        pcall('RPUSH', KEYS[tonumber(a[v + 1])], a[v + 3])
+        pcall('PEXPIRE', KEYS[tonumber(a[v + 1])], a[v + 2])
       end
       v = v + 3
     end
   end
 end
-if #written > 0 then
+if count > 0 then
   call('HDEL', KEYS[2], unpack(written))
   pcall('HDEL', KEYS[3], unpack(written))
-  remember(written, KEYS[8], KEYS[9])
+  if #history > 0 then for key = 4, 6 do pcall('HDEL', KEYS[key], unpack(history)) end end
+  -- So that an ID that was pushed twice gets no second result: one entry for the batch, which costs it next to nothing.
+  for i = odd and count or 0, 1, -1 do
+    if odd[written[i]] then table.remove(written, i) end
+  end
+  if #written > 0 then pcall('XADD', KEYS[8], 'MAXLEN', '~', '2000', '*', 'ids', table.concat(written, ' ')) end
 end
-for k = 4, 6 do
-  if #history > 0 then pcall('HDEL', KEYS[k], unpack(history)) end
-end
-return failure and failure.err and failure or reply
+if failure and failure.err then return failure end
+return count == n and n or reply

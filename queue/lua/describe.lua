@@ -3,9 +3,15 @@
 -- false when there is none or when it is above the limit: then it is never read, and sizes is a list that says so. Where
 -- nobody has attempts, recoveries or a cancel request, which is nearly always, false stands for the whole list.
 local function describe(reply, ids, sizes, keys, limit)
-  local fit, above = {}, false
+  local fit, above = ids, false
   for i = 1, #ids do
-    if sizes[i] <= limit then fit[#fit + 1] = ids[i] else above = true end
+    if sizes[i] > limit then above = true end
+  end
+  if above then
+    fit = {}
+    for i = 1, #ids do
+      if sizes[i] <= limit then fit[#fit + 1] = ids[i] end
+    end
   end
   local contexts = #fit > 0 and redis.call('HMGET', keys.executions, unpack(fit)) or {}
   if above then

@@ -1,0 +1,10 @@
+-- Drop claims of IDs that were pushed again after they had ended: there is no context, and the result is written.
+-- KEYS: claims executions    ARGV: pairs of ID and token    Reply: how many were dropped
+-- One write per item; safe to repeat. A context that came meanwhile (the ID was submitted again) keeps its claim.
+local dropped = 0
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] and redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then
+    dropped = dropped + redis.call('HDEL', KEYS[1], ARGV[i])
+  end
+end
+return dropped
