@@ -52,10 +52,9 @@ func (f *fetcher) awaitRoom(ctx context.Context) int {
 		if f.w.pool.Stalled() {
 			f.w.giveBack()
 		}
-		if f.w.mayClaim() {
-			if room := f.w.pool.Room(); room > 0 {
-				return room
-			}
+		// In this order: what ends in between leaves the room as it was and counts in the buffer.
+		if room := f.w.pool.Room(); room > 0 && f.w.mayClaim() {
+			return room
 		}
 		var stalled <-chan time.Time
 		if f.w.pool.Waiting() {
