@@ -164,7 +164,7 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 			w.committer.add(item{job: j, kind: commit, result: w.result(j, status, refused)})
 			continue
 		}
-		if j.claimed.Recoveries >= aloneAfter {
+		if j.claimed.Recoveries >= w.aloneAfter() {
 			lone = append(lone, j)
 			continue
 		}

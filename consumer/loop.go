@@ -233,6 +233,7 @@ func (b *brain) pause(bySignal bool) (control.ReceiptOutcome, string) {
 	b.bySignal = bySignal
 	b.w.paused.Store(true)
 	b.w.waker.Interrupt()
+	poke(b.w.regate) // what waits to run alone is given back
 	b.w.log.Info("paused: nothing is claimed until resumed")
 	poke(b.w.beatNow)
 	return control.Accepted, ""

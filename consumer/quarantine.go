@@ -51,46 +51,57 @@ func (w *Worker) refused(workflow string) *execution.Error {
 		"workflow %q is in quarantine: bobbin quarantine list says why, bobbin quarantine remove lets it run again", workflow)}
 }
 
-// aloneAfter is how many workers an execution may have died with before it runs alone.
-const aloneAfter = 2
+// aloneAfter is how many workers an execution may have died with before it runs alone: two, or one where it would be lost after
+// that.
+func (w *Worker) aloneAfter() int { return min(2, max(w.opts.MaxRecoveries, 1)) }
 
-// runAlone runs, one by one, executions whose workers died twice: nothing runs beside them, so that no neighbour is charged
-// when a third one dies. Until they have ended nothing is claimed. What has not begun when ctx ends is released.
+// runAlone runs an execution whose workers died twice with nothing beside it, so that no neighbour is charged when a third one
+// dies: this worker holds no other claim meanwhile, not even of another suspect. Until it has ended nothing is claimed. It is
+// released when ctx ends, or the worker is paused, before it began.
 func (f *fetcher) runAlone(ctx context.Context) {
-	for len(f.lone) > 0 && ctx.Err() == nil {
-		f.w.giveBack()
-		if !f.awaitIdle(ctx) {
-			break
-		}
-		j := f.lone[0]
-		f.lone = f.lone[1:]
-		f.w.log.Warn("an execution runs alone: it was running when its workers died", append(j.attrs(), "deaths", j.claimed.Recoveries)...)
-		f.w.submitAlone(j)
-		f.awaitIdle(ctx)
+	if len(f.lone) == 0 {
+		return
 	}
-	for _, j := range f.lone {
-		f.w.committer.add(item{job: j, kind: release})
-	}
+	j, others := f.lone[0], f.lone[1:]
 	f.lone = nil
+	for _, other := range others {
+		f.w.committer.add(item{job: other, kind: release})
+	}
+	f.w.giveBack()
+	attrs := append(j.attrs(), "deaths", j.claimed.Recoveries)
+	if beside := f.w.ledger.size() - 1; beside > 0 {
+		f.w.log.Warn("an execution waits to run alone, because its workers died: nothing is claimed until it has", append(attrs, "beside", beside)...)
+	}
+	if !f.awaitClaims(ctx, 1) || !f.w.submitAlone(j) {
+		f.w.committer.add(item{job: j, kind: release})
+		return
+	}
+	f.w.log.Warn("an execution runs alone: it was running when its workers died", attrs...)
+	f.awaitClaims(ctx, 0)
 }
 
-func (f *fetcher) awaitIdle(ctx context.Context) bool {
-	for f.w.pool.Figures().Busy > 0 {
+// awaitClaims waits until this worker holds so few claims: what ran has ended, and its results are written.
+func (f *fetcher) awaitClaims(ctx context.Context, n int) bool {
+	for f.w.ledger.size() > n {
+		if ctx.Err() != nil || (n > 0 && !f.w.accepting()) {
+			return false
+		}
 		select {
 		case <-ctx.Done():
-			return false
 		case <-f.w.pool.Changed():
+		case <-f.w.regate:
 		}
 	}
 	return true
 }
 
-func (w *Worker) submitAlone(j *job) {
+// submitAlone says whether the job was handed to the pool: not when the worker was fenced, drained or paused while it waited.
+func (w *Worker) submitAlone(j *job) bool {
 	w.fencing.RLock()
 	defer w.fencing.RUnlock()
-	if w.Incarnation() != j.incarnation { // fenced while it waited
-		w.committer.add(item{job: j, kind: release})
-		return
+	if w.Incarnation() != j.incarnation || !w.accepting() {
+		return false
 	}
 	w.submit(j)
+	return true
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/internal/redistest"
 	"github.com/bobbin-run/bobbin/runner"
@@ -92,8 +93,7 @@ func TestRunsAloneAfterTwoDeaths(t *testing.T) {
 	f.start()
 	f.submit("neighbour", `{"workflow":"hold"}`)
 	require.Equal(t, "neighbour", <-begun)
-	require.NoError(t, f.raw.HSet(ctx, f.queue.Keys.Attempts, "suspect", 2).Err())
-	require.NoError(t, f.raw.HSet(ctx, f.queue.Keys.Recoveries, "suspect", 2).Err())
+	f.suspect("suspect")
 	f.submit("suspect", `{"workflow":"hold"}`)
 	f.until("the suspect is claimed", func() bool { return f.raw.HExists(ctx, f.queue.Keys.Claims, "suspect").Val() })
 	f.submit("next", `{"workflow":"hold"}`)
@@ -103,4 +103,37 @@ func TestRunsAloneAfterTwoDeaths(t *testing.T) {
 		require.Equal(t, id, <-begun)
 		require.Equal(t, "1", string(f.result(id).Value), "alone")
 	}
+}
+
+// suspect makes Redis believe that two workers died of an execution.
+func (f *fleet) suspect(id string) {
+	f.t.Helper()
+	require.NoError(f.t, f.raw.HSet(context.Background(), f.queue.Keys.Attempts, id, 2).Err())
+	require.NoError(f.t, f.raw.HSet(context.Background(), f.queue.Keys.Recoveries, id, 2).Err())
+}
+
+// Of several suspects that are claimed together, one is held and the others are given back: when their worker dies, only the one
+// that ran is charged.
+func TestOfSeveralSuspectsOneIsHeld(t *testing.T) {
+	onStage(t, func(t *testing.T, f *fleet, s *stage) {
+		ctx, k := context.Background(), f.queue.Keys
+		all := []string{"a", "b", "c"}
+		for _, id := range all {
+			f.suspect(id)
+			f.submit(id, `{"workflow":"hold"}`)
+		}
+		f.start()
+		first := s.awaitBegun(t)
+		require.Equal(t, []string{first}, f.raw.HKeys(ctx, k.Claims).Val(), "it alone is claimed")
+		require.EqualValues(t, 2, f.raw.LLen(ctx, k.Pending).Val())
+		f.publish(`{"v":1,"command":"pause","request_id":"p"}`)
+		require.Equal(t, control.Accepted, f.receipt("p").Outcome)
+		close(s.open)
+		require.Equal(t, execution.Succeeded, f.result(first).Status)
+		f.until("nothing is claimed", func() bool { return f.size(k.Claims) == 0 })
+		f.publish("resume")
+		for _, id := range all {
+			require.Equal(t, execution.Succeeded, f.result(id).Status, id)
+		}
+	})
 }

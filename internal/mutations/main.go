@@ -79,7 +79,7 @@ var mutations = []mutation{
 	},
 	{
 		"what killed two workers runs alone", "consumer/fetch.go",
-		"if j.claimed.Recoveries >= aloneAfter {", "if false {", "./consumer TestRunsAloneAfterTwoDeaths",
+		"if j.claimed.Recoveries >= w.aloneAfter() {", "if false {", "./consumer TestRunsAloneAfterTwoDeaths",
 	},
 	{
 		"a replacement is started before the old worker has ended", "internal/supervise/supervise.go",
