@@ -142,7 +142,7 @@ func (w *Worker) checkValue(value json.RawMessage) (json.RawMessage, *execution.
 		return nil, &execution.Error{Type: execution.TypeResultTooLarge, Message: fmt.Sprintf(
 			"result is %d bytes, expected at most %d", len(value), w.opts.ResultMaxBytes)}
 	}
-	if !json.Valid(value) {
+	if !execution.Valid(value) {
 		return nil, &execution.Error{Type: execution.TypeInvalidResult, Message: fmt.Sprintf("result is not JSON: %.80q", value)}
 	}
 	return value, nil

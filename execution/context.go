@@ -72,7 +72,7 @@ func quote(raw []byte) string { return strings.ToValidUTF8(clip(string(raw), 60)
 // ParseContext decodes a context document strictly: unknown fields (names are case-sensitive), wrong types and values out
 // of range are errors that name the field, the value and what was expected. The returned Context keeps pieces of data.
 func ParseContext(data []byte) (*Context, error) {
-	if !json.Valid(data) {
+	if !Valid(data) {
 		var anything json.RawMessage
 		return nil, documentError(data, json.Unmarshal(data, &anything))
 	}

@@ -145,7 +145,7 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 
 // valid keeps one malformed entry from making the whole document unwritable.
 func valid(raw json.RawMessage) json.RawMessage {
-	if len(raw) == 0 || !json.Valid(raw) {
+	if len(raw) == 0 || !Valid(raw) {
 		return nil
 	}
 	return raw
