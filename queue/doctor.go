@@ -151,6 +151,31 @@ func (q *Queue) scanList(ctx context.Context, key string, each func(id string)) 
 	}
 }
 
+// scanResults calls each with the execution ID of every result. Results may be large: a page is of about 4 MiB, after a small one to
+// see how large they are.
+func (q *Queue) scanResults(ctx context.Context, each func(id string)) error {
+	const pageBytes = 4 << 20
+	from, size := "-", int64(16)
+	for {
+		page, err := q.rdb.XRangeN(ctx, q.Keys.Results, from, "+", size).Result()
+		if err != nil {
+			return wrap("doctor", err)
+		}
+		bytes := 1
+		for _, entry := range page {
+			each(text(entry.Values["execution_id"]))
+			for _, value := range entry.Values {
+				bytes += len(text(value))
+			}
+			from = "(" + entry.ID
+		}
+		if int64(len(page)) < size {
+			return nil
+		}
+		size = min(max(size*pageBytes/int64(bytes), 4), 2*size, 2000)
+	}
+}
+
 const maxSuspects = 1000 // asked after one by one, each a pass over pending
 
 // diagnose asks after each suspect in one step, and says what is really wrong.
@@ -200,26 +225,16 @@ func (q *Queue) endedAndAlive(ctx context.Context) ([]Ailment, error) {
 		return nil, nil
 	}
 	var twice []string
-	from := "-"
-	for {
-		page, err := q.rdb.XRangeN(ctx, q.Keys.Results, from, "+", 1000).Result()
-		if err != nil {
-			return nil, wrap("doctor", err)
+	err := q.scanResults(ctx, func(id string) {
+		if !live[id] {
+			return
 		}
-		for _, entry := range page {
-			if id := text(entry.Values["execution_id"]); live[id] {
-				if token, err := q.rdb.HGet(ctx, q.Keys.Claims, id).Result(); err == nil && token != "" {
-					twice = append(twice, id)
-				}
-			}
-			from = "(" + entry.ID
+		if token, err := q.rdb.HGet(ctx, q.Keys.Claims, id).Result(); err == nil && token != "" {
+			twice = append(twice, id)
 		}
-		if len(page) < 1000 {
-			break
-		}
-	}
-	if len(twice) == 0 {
-		return nil, nil
+	})
+	if err != nil || len(twice) == 0 {
+		return nil, err
 	}
 	return []Ailment{{
 		Subject: "results", Problem: fmt.Sprintf("%d executions have a result and are claimed", len(twice)), IDs: twice, Warning: true,
