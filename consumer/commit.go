@@ -43,10 +43,14 @@ type item struct {
 }
 
 func (it *item) bytes() int {
-	if it.result == nil {
-		return 64
+	bytes := 256 + len(it.job.claimed.ID) + len(it.job.claimed.Context)
+	if r := it.result; r != nil {
+		bytes += len(r.Value) + len(r.Meta)
+		if r.Err != nil {
+			bytes += len(r.Err.Message) + len(r.Err.Traceback)
+		}
 	}
-	return 256 + len(it.result.Value) + len(it.result.Meta)
+	return bytes
 }
 
 // committer writes what executions ended in, in batches that form by themselves: what finishes while one batch is on its way
@@ -63,7 +67,18 @@ type committer struct {
 
 func newCommitter(w *Worker) *committer { return &committer{w: w, more: make(chan struct{}, 1)} }
 
-// add takes an item. It never blocks: what can be added is bounded by what was claimed.
+// finished takes what is to be said to Redis about claims. It never blocks: what can be added is bounded by what was claimed.
+// Retries have a committer of their own, so that one that Redis refuses holds no result back.
+func (w *Worker) finished(items ...item) {
+	for _, it := range items {
+		if it.kind == again {
+			w.retrier.add(it)
+		} else {
+			w.committer.add(it)
+		}
+	}
+}
+
 func (c *committer) add(items ...item) {
 	if len(items) == 0 {
 		return
@@ -201,12 +216,7 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 		c.w.log.Warn("the claim was no longer ours; the outcome goes to late", items[i].job.attrs()...)
 		lost = append(lost, queue.LateOutcome{Result: items[i].result, Why: "claim lost"})
 	}
-	if len(lost) == 0 {
-		return nil
-	}
-	if err := c.w.queue.Late(ctx, lost); err != nil {
-		c.w.log.Warn("late outcomes not kept", "outcomes", len(lost), "error", err)
-	}
+	c.keepLate(ctx, lost)
 	return nil
 }
 
@@ -268,5 +278,16 @@ func (c *committer) late(ctx context.Context, items []item, _ bool) error {
 	for i := range items {
 		batch[i] = queue.LateOutcome{Result: items[i].result, Why: items[i].why}
 	}
-	return c.w.queue.Late(ctx, batch)
+	c.keepLate(ctx, batch)
+	return nil
+}
+
+// keepLate writes late outcomes, if it can: nothing depends on them, so that nothing waits for them.
+func (c *committer) keepLate(ctx context.Context, batch []queue.LateOutcome) {
+	if len(batch) == 0 {
+		return
+	}
+	if err := c.w.queue.Late(ctx, batch); err != nil {
+		c.w.log.Warn("late outcomes not kept", "outcomes", len(batch), "error", err)
+	}
 }

@@ -53,12 +53,38 @@ func TestSignedControl(t *testing.T) {
 		s.awaitBegun(t)
 		require.NoError(t, f.raw.HSet(ctx, f.queue.Keys.Cancels, "x", control.Command{Verb: control.Cancel, ExecutionID: "x", RequestID: "c1"}.Encode()).Err())
 		require.Equal(t, control.Refused, f.receipt("c1").Outcome)
+		// Who has read a signed command knows its request ID, and can say nothing with it.
+		f.publish(string(sign(private, "known", control.Ping, f.redisNow()).Encode()))
+		require.Equal(t, control.Accepted, f.receipt("known").Outcome)
+		borrowed := control.Command{Verb: control.Cancel, ExecutionID: "x", RequestID: "known"}.Encode()
+		f.publish(string(borrowed))
+		require.Equal(t, control.Refused, f.receipt("known").Outcome)
+		require.NoError(t, f.raw.HSet(ctx, f.queue.Keys.Cancels, "x", borrowed).Err())
+		require.Equal(t, control.Refused, f.receipt("known").Outcome)
 		signed := control.Command{Verb: control.Cancel, Worker: "*", ExecutionID: "x", RequestID: "c2"}.Sign(private, channel, f.redisNow())
 		require.NoError(t, f.raw.HSet(ctx, f.queue.Keys.Cancels, "x", signed.Encode()).Err())
 		require.Equal(t, execution.Cancelled, f.result("x").Status)
 
 		f.publish(string(sign(private, "good", control.Drain, f.redisNow()).Encode()))
 		require.Equal(t, execution.ExitDone, w.exits())
+	})
+}
+
+// A request that does not parse, or asks for another execution, cancels nothing.
+func TestGarbageCancelsNothing(t *testing.T) {
+	each(t, handlers, func(t *testing.T, f *fleet) {
+		for id, request := range map[string]string{"garbage": "\x00 not a command", "another": "cancel somebody", "drain": "drain"} {
+			require.NoError(t, f.raw.HSet(context.Background(), f.queue.Keys.Cancels, id, request).Err())
+			f.submit(id, `{"workflow":"add","params":{"A":1,"B":2}}`)
+		}
+		require.NoError(t, f.raw.HSet(context.Background(), f.queue.Keys.Cancels, "asked", "cancel asked").Err())
+		f.submit("asked", `{"workflow":"add","params":{"A":1,"B":2}}`)
+		f.start()
+		for _, id := range []string{"garbage", "another", "drain"} {
+			require.Equal(t, execution.Succeeded, f.result(id).Status, id)
+		}
+		require.Equal(t, execution.Cancelled, f.result("asked").Status)
+		f.requireNothingLeft()
 	})
 }
 

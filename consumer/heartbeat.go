@@ -68,7 +68,11 @@ func (h *heart) beat(ctx context.Context) error {
 		return err
 	}
 	failpoint.Hit("after-heartbeat")
-	h.w.clock.Store(&moment{pulse.NowMS, time.Now()})
+	heard := &moment{pulse.NowMS, time.Now()}
+	if h.stepped(heard) {
+		h.steadySince, pulse.Silent = time.Time{}, nil
+	}
+	h.w.clock.Store(heard)
 	h.steady(sent)
 	h.lastBeat = sent
 	h.obey(ctx, pulse)
@@ -92,6 +96,21 @@ func (h *heart) steady(sent time.Time) {
 	if h.steadySince.IsZero() || sent.Sub(h.lastBeat) > h.w.opts.Lease*2/3 {
 		h.steadySince = sent
 	}
+}
+
+// stepped says whether Redis's clock went on by another amount than ours since the last heartbeat. To a clock that was set forward
+// everybody is silent: a lease must pass in which they can say otherwise.
+func (h *heart) stepped(heard *moment) bool {
+	before := h.w.clock.Load()
+	if before == nil {
+		return false
+	}
+	theirs, ours := time.Duration(heard.redisMS-before.redisMS)*time.Millisecond, heard.at.Sub(before.at)
+	if (theirs - ours).Abs() <= h.w.opts.Lease/2 { // replies may take a third of it
+		return false
+	}
+	h.w.log.Warn("redis's clock was set; nobody is declared dead for a lease", "by", (theirs - ours).Round(time.Millisecond))
+	return true
 }
 
 // register makes the current incarnation known and opens the gate.

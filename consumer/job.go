@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -77,9 +78,6 @@ func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execut
 
 // cancelHolds says whether a cancel request that was stored for an execution is in order.
 func (w *Worker) cancelHolds(c *queue.Claimed) bool {
-	if w.opts.ControlKey == nil {
-		return true
-	}
 	command, err := control.Parse([]byte(c.Cancel))
 	if err == nil {
 		err = w.verify(command)
@@ -130,7 +128,22 @@ func (w *Worker) finish(j *job, o *pool.Outcome) item {
 	result.Value = o.Value
 	result.StartedMS, result.FinishedMS = j.redisClock(o.Started), j.redisClock(o.Finished)
 	result.Duration = o.Finished.Sub(o.Started)
-	return item{job: j, kind: commit, result: result}
+	return item{job: j.light(), kind: commit, result: result}
+}
+
+// heavy is how large a context may be that is kept until its result is written.
+const heavy = 4 << 10
+
+// light returns the job as it waits for its result to be written: without a large context, which would be most of what thousands
+// of them hold while Redis is away.
+func (j *job) light() *job {
+	if len(j.claimed.Context) <= heavy {
+		return j
+	}
+	kept := &job{claimed: j.claimed, incarnation: j.incarnation, since: j.since, worker: j.worker}
+	kept.claimed.Context = nil
+	kept.context = &execution.Context{Workflow: j.context.Workflow, ReplyTTL: j.context.ReplyTTL}
+	return kept
 }
 
 // checkValue makes sure that what a runner returned can be written: JSON, and not too much of it.
@@ -156,6 +169,9 @@ func (w *Worker) result(j *job, status execution.Status, err *execution.Error) *
 	}
 	if j.context != nil {
 		r.Workflow, r.Meta = j.context.Workflow, j.context.Meta
+	}
+	if len(j.claimed.Context) > heavy {
+		r.Meta = bytes.Clone(r.Meta) // it is a piece of the context
 	}
 	return r
 }

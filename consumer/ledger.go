@@ -10,17 +10,17 @@ import (
 // written. What is not in it and carries our incarnation in Redis is a claim whose reply was lost. All executions of one
 // claim call share a token, so an entry is an ID with its token.
 type ledger struct {
-	mu   sync.Mutex
-	jobs map[queue.Held]*job
+	mu     sync.Mutex
+	claims map[queue.Held]string // the incarnation, which begins the token
 }
 
-func newLedger() *ledger { return &ledger{jobs: map[queue.Held]*job{}} }
+func newLedger() *ledger { return &ledger{claims: map[queue.Held]string{}} }
 
 func (l *ledger) add(jobs []*job) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, j := range jobs {
-		l.jobs[j.held()] = j
+		l.claims[j.held()] = j.incarnation
 	}
 }
 
@@ -28,29 +28,29 @@ func (l *ledger) remove(items []item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i := range items {
-		delete(l.jobs, items[i].job.held())
+		delete(l.claims, items[i].job.held())
 	}
 }
 
 func (l *ledger) knows(claim queue.Held) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, ok := l.jobs[claim]
+	_, ok := l.claims[claim]
 	return ok
 }
 
 func (l *ledger) size() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.jobs)
+	return len(l.claims)
 }
 
 // holds says whether any claim of the incarnation is left.
 func (l *ledger) holds(incarnation string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, j := range l.jobs {
-		if j.incarnation == incarnation {
+	for _, one := range l.claims {
+		if one == incarnation {
 			return true
 		}
 	}

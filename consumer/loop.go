@@ -170,13 +170,14 @@ func (b *brain) hear(n note) {
 		b.refusals.add(fmt.Errorf("%w: a cancel of %.60q stored for %.60q", control.ErrMalformed, c.ExecutionID, n.cancels))
 		return
 	}
-	if err := b.w.verify(c); err != nil && !b.answered.knows(c.RequestID) {
+	// A command that was verified before needs to be fresh no more; another one under its request ID is another one.
+	if err := b.w.verify(c); err != nil && !b.answered.knows(c) {
 		b.refusals.add(err)
 		b.answer(c, control.Refused, err.Error())
 		b.forget(n)
 		return
 	}
-	if !b.answered.add(c.RequestID) {
+	if !b.answered.add(c) {
 		b.w.log.Info("command received", "command", c.Verb, "request_id", c.RequestID, "stored", n.stored())
 		outcome, reason := b.obey(c, false)
 		b.answer(c, outcome, reason)
@@ -186,8 +187,7 @@ func (b *brain) hear(n note) {
 	b.forget(n)
 }
 
-// verify checks a command's signature, where the worker was given a key. A command that was obeyed before needs to be fresh
-// no more.
+// verify checks a command's signature, where the worker was given a key.
 func (w *Worker) verify(c control.Command) error {
 	if w.opts.ControlKey == nil {
 		return nil
@@ -311,25 +311,30 @@ func (b *brain) forget(n note) {
 	}
 }
 
-// recent remembers the last request IDs.
+// recent remembers the last commands that named a request.
 type recent struct {
-	seen map[string]bool
+	seen map[string]control.Command
 	ring [256]string
 	next int
 }
 
-func (r *recent) knows(id string) bool { return id != "" && r.seen[id] }
+// knows says whether this very command, with its signature, was added.
+func (r *recent) knows(c control.Command) bool { return c.RequestID != "" && r.seen[c.RequestID] == c }
 
-// add remembers the ID and says whether it was known. The empty ID never is.
-func (r *recent) add(id string) bool {
-	if id == "" || r.seen[id] {
-		return id != ""
+// add remembers the command and says whether one with its request ID was known. The empty ID never is.
+func (r *recent) add(c control.Command) bool {
+	id := c.RequestID
+	if id == "" {
+		return false
+	}
+	if _, known := r.seen[id]; known {
+		return true
 	}
 	if r.seen == nil {
-		r.seen = map[string]bool{}
+		r.seen = map[string]control.Command{}
 	}
 	delete(r.seen, r.ring[r.next])
-	r.ring[r.next], r.seen[id] = id, true
+	r.ring[r.next], r.seen[id] = id, c
 	r.next = (r.next + 1) % len(r.ring)
 	return false
 }

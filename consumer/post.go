@@ -98,20 +98,27 @@ func (w *Worker) mail(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			for len(w.post) > 0 {
-				w.deliverPost(<-w.post)
-			}
+			w.lastMail()
 			return nil
 		case l := <-w.post:
-			w.deliverPost(l)
+			w.deliverPost(context.Background(), l)
 		}
+	}
+}
+
+// lastMail delivers what is still there, for as long as the last results have: a Redis that is silent must not keep the worker.
+func (w *Worker) lastMail() {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	for len(w.post) > 0 && ctx.Err() == nil {
+		w.deliverPost(ctx, <-w.post)
 	}
 }
 
 const maxLogBatch = 500
 
-func (w *Worker) deliverPost(l letter) {
-	ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
+func (w *Worker) deliverPost(ctx context.Context, l letter) {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
 	var lines []queue.LogLine
 	for l.line != nil {

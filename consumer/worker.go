@@ -73,6 +73,7 @@ type Worker struct {
 	built     []runner.Runner // by Options.ScriptRunners
 	pool      *pool.Pool
 	committer *committer
+	retrier   *committer // of executions that are to be tried again
 	ledger    *ledger
 	health    *health
 	started   time.Time
@@ -137,7 +138,7 @@ func New(o Options) (*Worker, error) {
 		w.runner = router
 	}
 	w.pool = pool.New(pool.Options{Concurrency: o.Concurrency, CancelGrace: o.CancelGrace, Done: w.ended, Late: w.endedLate})
-	w.committer = newCommitter(w)
+	w.committer, w.retrier = newCommitter(w), newCommitter(w)
 	return w, nil
 }
 
@@ -169,6 +170,7 @@ func (w *Worker) Run(ctx context.Context) (int, error) {
 	for range committers {
 		committing.run(w.committer.Run)
 	}
+	committing.run(w.retrier.Run)
 	living.run(heart.Run)
 	living.run(w.reap)
 	living.run(w.mail)
@@ -311,7 +313,7 @@ func (w *Worker) Ready() bool {
 
 // mayClaim says whether the fetcher may claim, apart from room in the pool.
 func (w *Worker) mayClaim() bool {
-	return w.accepting() && w.registered.Load() && !w.choked.Load() && !w.committer.full()
+	return w.accepting() && w.registered.Load() && !w.choked.Load() && !w.committer.full() && !w.retrier.full()
 }
 
 // accepting says whether operators want the worker to take on executions.

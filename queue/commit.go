@@ -323,7 +323,7 @@ const (
 
 // AppendLogs writes log lines to the executions' streams: at most the last thousand of each, kept for a day.
 func (q *Queue) AppendLogs(ctx context.Context, lines []LogLine) error {
-	pipe := q.rdb.Pipeline()
+	pipe := q.rdb.TxPipeline() // never a stream that does not expire
 	touched := map[string]bool{}
 	for _, line := range lines {
 		key := q.Keys.Logs(line.ID)

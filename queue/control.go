@@ -30,7 +30,7 @@ func (q *Queue) SubscribeControl(ctx context.Context) *redis.PubSub {
 // PushReceipt acknowledges a control request.
 func (q *Queue) PushReceipt(ctx context.Context, request string, receipt []byte) error {
 	key := q.Keys.Receipts(request)
-	pipe := q.rdb.Pipeline()
+	pipe := q.rdb.TxPipeline()
 	pipe.RPush(ctx, key, receipt)
 	pipe.PExpire(ctx, key, receiptTTL)
 	_, err := pipe.Exec(ctx)

@@ -12,7 +12,7 @@ import (
 
 var (
 	whereisScript = load("whereis")
-	rescueScript  = load("rescue")
+	rescueScript  = load("spend", "rescue")
 )
 
 // Ailment is one thing that is wrong with a queue or its server.

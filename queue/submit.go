@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -57,11 +58,16 @@ const (
 	CancelUnknown CancelOutcome = "unknown"   // it is neither waiting nor claimed
 )
 
-// Cancel cancels one execution. The result is what is written when it has not been claimed. It is safe to repeat.
-func (q *Queue) Cancel(ctx context.Context, id, request string, result *execution.Result) (CancelOutcome, error) {
+// Cancel cancels one execution. The result is what is written when it has not been claimed, and pushed to reply:<id> as well with
+// a replyTTL above 0. It is safe to repeat.
+func (q *Queue) Cancel(ctx context.Context, id, request string, result *execution.Result, replyTTL time.Duration) (CancelOutcome, error) {
+	document, err := json.Marshal(result)
+	if err != nil {
+		return "", fmt.Errorf("cancel: encode reply of %q: %w", id, err)
+	}
 	k := q.Keys
-	keys := []string{k.Claims, k.Executions, k.Pending, k.Handoff, k.Scheduled, k.Attempts, k.Recoveries, k.Cancels, k.Results, k.Ended}
-	args := []any{id, request}
+	keys := []string{k.Claims, k.Executions, k.Pending, k.Handoff, k.Scheduled, k.Attempts, k.Recoveries, k.Cancels, k.Results, k.Ended, k.Reply(id)}
+	args := []any{id, request, replyTTL.Milliseconds(), document}
 	for _, field := range result.Fields() {
 		args = append(args, field)
 	}

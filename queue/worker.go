@@ -108,11 +108,14 @@ type Reaped struct {
 // attempt; a worker that takes leave of its own incarnation does not count. It is safe to repeat, also by several workers
 // at once, and to break off: the incarnation stays fenced, and whoever reaps it next goes on.
 func (q *Queue) Reap(ctx context.Context, incarnation string, lease time.Duration, certain, counted bool) (*Reaped, error) {
-	k, silence := q.Keys, lease.Milliseconds()
+	k, silence, score := q.Keys, lease.Milliseconds(), 0
 	if certain {
 		silence = 0
 	}
-	raw, err := q.run(ctx, "fence", fenceScript, []string{k.Workers, k.Worker(incarnation)}, incarnation, silence)
+	if !counted {
+		score = -1 // whoever has to go on with this does not count either
+	}
+	raw, err := q.run(ctx, "fence", fenceScript, []string{k.Workers, k.Worker(incarnation)}, incarnation, silence, score)
 	if err != nil || number(raw) == 0 {
 		return &Reaped{Alive: err == nil}, err
 	}

@@ -238,11 +238,11 @@ func (a *app) cancel(ctx context.Context, q *queue.Queue, id execution.ID, timeo
 	if err != nil {
 		return err
 	}
-	result, err := cancelledResult(ctx, q, id)
+	result, replyTTL, err := cancelledResult(ctx, q, id)
 	if err != nil {
 		return err
 	}
-	outcome, err := q.Cancel(ctx, string(id), string(c.Encode()), result)
+	outcome, err := q.Cancel(ctx, string(id), string(c.Encode()), result, replyTTL)
 	switch {
 	case err != nil:
 		return err
@@ -275,21 +275,21 @@ func (a *app) awaitCancel(ctx context.Context, q *queue.Queue, c control.Command
 }
 
 // cancelledResult is what is written should the execution not have been claimed.
-func cancelledResult(ctx context.Context, q *queue.Queue, id execution.ID) (*execution.Result, error) {
+func cancelledResult(ctx context.Context, q *queue.Queue, id execution.ID) (result *execution.Result, replyTTL time.Duration, err error) {
 	document, err := q.StoredContext(ctx, string(id))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	depths, err := q.Depths(ctx)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	result := &execution.Result{
+	result = &execution.Result{
 		ID: string(id), Worker: "bobbin cancel", Status: execution.Cancelled, FinishedMS: depths.NowMS,
 		Err: &execution.Error{Type: execution.TypeCancelled, Message: "cancelled before it ran"},
 	}
 	if x, err := execution.ParseContext(document); err == nil {
-		result.Workflow, result.Meta = x.Workflow, x.Meta
+		result.Workflow, result.Meta, replyTTL = x.Workflow, x.Meta, x.ReplyTTL
 	}
-	return result, nil
+	return result, replyTTL, nil
 }

@@ -15,7 +15,7 @@ local keys = { executions = KEYS[4], attempts = KEYS[5], recoveries = KEYS[6], c
 local score = call('ZSCORE', KEYS[9], incarnation)
 if not score or tonumber(score) <= 0 then return redis.error_reply('NOTREGISTERED ' .. incarnation) end
 local fence = call('HGET', KEYS[10], 'claim_fence')
-if fence and seq <= tonumber(fence) then return redis.error_reply('STALECLAIM ' .. seq .. ' is not after ' .. fence) end
+if fence and seq <= (tonumber(fence) or 0) then return redis.error_reply('STALECLAIM ' .. seq .. ' is not after ' .. fence) end
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -31,26 +31,31 @@ local next_due = soonest[2] and math.max(0, tonumber(soonest[2]) - now) or -1
 
 local ids, sizes, n, duplicates, more = {}, {}, 0, 0, 0
 local function choose(list) -- from its right end; returns how many of it are to go
-  local some = want > 0 and call('LRANGE', list, -want, -1) or {}
-  local length = #some
-  if length == want then more = 1 end
-  local holders = length > 0 and call('HMGET', KEYS[3], unpack(some))
-  for i = length, 1, -1 do
-    if budget <= 0 then
-      more = 1
-      return length - i
+  local gone = 0
+  while want > 0 do
+    local some = call('LRANGE', list, -(gone + math.min(want, 100)), -(gone + 1)) -- a few: nobody knows how long an ID is
+    local length, wanted = #some, want
+    local holders = length > 0 and call('HMGET', KEYS[3], unpack(some))
+    for i = length, 1, -1 do
+      if budget <= 0 then
+        want, more = 0, 1
+        return gone
+      end
+      gone = gone + 1
+      if holders[i] then
+        duplicates = duplicates + 1
+      else
+        local size = call('HSTRLEN', KEYS[4], some[i])
+        n = n + 1
+        ids[n], sizes[n] = some[i], size
+        budget = budget - #some[i] - (size <= limit and size or 0)
+        want = want - 1
+      end
     end
-    if holders[i] then
-      duplicates = duplicates + 1
-    else
-      local size = call('HSTRLEN', KEYS[4], some[i])
-      n = n + 1
-      ids[n], sizes[n] = some[i], size
-      if size <= limit then budget = budget - size end
-      want = want - 1
-    end
+    if length < math.min(wanted, 100) then return gone end
   end
-  return length
+  more = 1
+  return gone
 end
 local from_handoff = choose(KEYS[1])
 local from_pending = choose(KEYS[2])

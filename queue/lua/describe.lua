@@ -23,6 +23,11 @@ local function describe(reply, ids, sizes, keys, limit)
   reply[n + 1], reply[n + 2], reply[n + 3] = ids, contexts, above and sizes
   local any = #ids > 0 and redis.call('EXISTS', keys.attempts, keys.recoveries, keys.cancels) > 0
   for k, key in ipairs({ keys.attempts, keys.recoveries, keys.cancels }) do
-    reply[n + 3 + k] = any and redis.call('HMGET', key, unpack(ids))
+    local values = any and redis.call('HMGET', key, unpack(ids))
+    for i = 1, k < 3 and values and #ids or 0 do
+      local count = tonumber(values[i]) -- somebody else may have written what is no count: then it is 0
+      values[i] = count and count > 0 and count < 1000000 and math.floor(count) or false
+    end
+    reply[n + 3 + k] = values
   end
 end

@@ -7,14 +7,15 @@
 -- Safe to repeat: the first run dropped the claims.
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if score and tonumber(score) > 0 then return redis.error_reply('ALIVE ' .. ARGV[1]) end
+local counts = ARGV[2] == '1' and tonumber(score or 0) ~= -1 -- -1: it left in order (fence.lua), and had no time to give back
 local prefix, moved = ARGV[1] .. ':', {}
 for i = 3, #ARGV do
   local token = redis.call('HGET', KEYS[2], ARGV[i])
   if token and string.sub(token, 1, #prefix) == prefix then
     redis.call('RPUSH', KEYS[3], ARGV[i])
-    if ARGV[2] == '1' then
-      redis.call('HINCRBY', KEYS[4], ARGV[i], 1)
-      redis.call('HINCRBY', KEYS[5], ARGV[i], 1)
+    if counts then
+      spend(KEYS[4], ARGV[i])
+      spend(KEYS[5], ARGV[i])
     end
     redis.call('HDEL', KEYS[2], ARGV[i])
     moved[#moved + 1] = ARGV[i]

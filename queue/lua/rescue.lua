@@ -14,8 +14,8 @@ for _, id in ipairs(ARGV) do
   if orphan or nowhere then
     redis.call('RPUSH', KEYS[2], id)
     if orphan then
-      redis.call('HINCRBY', KEYS[7], id, 1)
-      redis.call('HINCRBY', KEYS[8], id, 1)
+      spend(KEYS[7], id)
+      spend(KEYS[8], id)
       redis.call('HDEL', KEYS[4], id)
     end
     moved[#moved + 1] = id

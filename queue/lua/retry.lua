@@ -10,7 +10,7 @@ local reply = {}
 for i = 1, #ARGV, 3 do
   if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
     redis.call('ZADD', KEYS[2], now + ARGV[i + 2], ARGV[i])
-    redis.call('HINCRBY', KEYS[3], ARGV[i], 1)
+    spend(KEYS[3], ARGV[i])
     redis.call('HDEL', KEYS[1], ARGV[i])
     reply[#reply + 1] = 1
   else

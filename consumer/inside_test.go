@@ -1,0 +1,81 @@
+package consumer
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/pool"
+	"github.com/bobbin-run/bobbin/queue"
+	"github.com/bobbin-run/bobbin/runner"
+)
+
+func newWorker(t *testing.T) *Worker {
+	t.Helper()
+	w, err := New(Options{Runner: runner.NewMux(), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, w.queue.Close()) })
+	return w
+}
+
+// What still waits to be told when a worker leaves does not keep it, however long Redis is silent.
+func TestTheLastMailHasADeadline(t *testing.T) {
+	t.Parallel()
+	w := newWorker(t)
+	synctest.Test(t, func(t *testing.T) {
+		for range 1000 {
+			w.send("event", func(ctx context.Context, _ *queue.Queue) error {
+				<-ctx.Done()
+				return ctx.Err()
+			})
+		}
+		begun := time.Now()
+		w.lastMail()
+		require.Equal(t, flushTimeout, time.Since(begun)) // of the bubble's clock
+	})
+}
+
+// A result that waits for Redis keeps what is to be written, and not the context that it came from; and its error counts.
+func TestWhatWaitsForRedisIsCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorker(t)
+	document := []byte(`{"workflow":"w","reply_ttl_seconds":5,"meta":{"a":1},"params":{"b":"` + strings.Repeat("x", heavy) + `"}}`)
+	parsed, err := execution.ParseContext(document)
+	require.NoError(t, err)
+	j := &job{claimed: queue.Claimed{ID: "x", Token: "t", Context: document}, incarnation: "i", context: parsed}
+	failed := &execution.Error{Type: "T", Message: strings.Repeat("m", 1000), Traceback: strings.Repeat("t", 1000)}
+	it := w.finish(j, &pool.Outcome{Task: pool.Task{Job: j}, Status: execution.Failed, Err: failed})
+	require.Nil(t, it.job.claimed.Context)
+	require.Nil(t, it.job.context.Params)
+	require.Equal(t, j.held(), it.job.held())
+	require.Equal(t, json.RawMessage(`{"a":1}`), it.result.Meta)
+	require.Less(t, cap(it.result.Meta), heavy, "a copy")
+	require.Equal(t, 5*time.Second, it.commit().ReplyTTL)
+	require.Greater(t, it.bytes(), 2000)
+	require.Less(t, it.bytes(), heavy)
+}
+
+// When Redis's clock is set, or this machine slept, everybody seems silent: that is no reason to declare anybody dead.
+func TestAClockThatWasSetIsNoticed(t *testing.T) {
+	t.Parallel()
+	w := newWorker(t)
+	h, at := &heart{w: w}, time.Now()
+	require.False(t, h.stepped(&moment{1_000_000, at}), "the first look")
+	w.clock.Store(&moment{1_000_000, at})
+	later := func(theirs, ours time.Duration) *moment {
+		return &moment{1_000_000 + theirs.Milliseconds(), at.Add(ours)}
+	}
+	require.False(t, h.stepped(later(3*time.Second, 3*time.Second)))
+	require.False(t, h.stepped(later(3*time.Second, 6*time.Second)), "a reply that took long")
+	require.True(t, h.stepped(later(time.Hour, 3*time.Second)))
+	require.True(t, h.stepped(later(-time.Hour, 3*time.Second)))
+	require.True(t, h.stepped(later(12*time.Second, 3*time.Second)))
+}
