@@ -55,7 +55,7 @@ func (a *app) repair(ctx context.Context, q *queue.Queue, ailments []queue.Ailme
 			left = append(left, one)
 			continue
 		}
-		moved, err := q.Rescue(ctx, one.IDs)
+		moved, err := q.Repair(ctx, one)
 		if err != nil {
 			return nil, err
 		}

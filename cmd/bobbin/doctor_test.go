@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/bobbin-run/bobbin/execution"
@@ -38,6 +39,27 @@ func TestDoctorFindsAndRepairs(t *testing.T) {
 	s.worker()
 	require.Eventually(t, func() bool { return raw.XLen(ctx, k.Results).Val() >= 3 }, patience, pollEvery)
 	require.Contains(t, s.ok("doctor"), "all is well")
+}
+
+// Executions of a worker that is gone, with no other to take them over, are not well; and what has a result is not run again.
+func TestDoctorSeesSilenceAndResults(t *testing.T) {
+	t.Parallel()
+	server := redistest.Real(t, redistest.WithPersistence(redistest.AOFEverySec))
+	s, ctx, raw := setup(t, server), context.Background(), server.Client()
+	k := queue.NewKeys(server.Prefix, "default")
+	require.NoError(t, raw.HSet(ctx, k.Executions, "held", "{}", "ended", "{}", "unpushed", "{}").Err())
+	require.NoError(t, raw.HSet(ctx, k.Claims, "held", "gone-1-abc:7:1").Err())
+	require.NoError(t, raw.ZAdd(ctx, k.Workers, redis.Z{Member: "gone-1-abc", Score: 1000}).Err())
+	require.NoError(t, raw.XAdd(ctx, &redis.XAddArgs{Stream: k.Results, Values: []string{"execution_id", "ended", "status", "succeeded"}}).Err())
+	r := s.do("", "doctor")
+	require.Equal(t, execution.ExitFailure, r.code)
+	require.Contains(t, r.out, "1 are claimed by gone-1-abc, which is silent for")
+	require.Contains(t, r.out, "NOTE   executions: 1 have a result and a context, and are not pending")
+	require.Contains(t, r.out, "1 have a context but are neither")
+	require.Zero(t, s.do("", "doctor", "--repair").code)
+	require.ElementsMatch(t, []string{"held", "unpushed"}, raw.LRange(ctx, k.Pending, 0, -1).Val())
+	require.Equal(t, "1", raw.HGet(ctx, k.Recoveries, "held").Val())
+	require.Zero(t, raw.HLen(ctx, k.Claims).Val()+raw.ZCard(ctx, k.Workers).Val())
 }
 
 func TestDoctorSaysWhatCannotKeepThePromise(t *testing.T) {

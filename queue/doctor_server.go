@@ -1,0 +1,61 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// examineServer checks that the server can keep what it acknowledges.
+func (q *Queue) examineServer(ctx context.Context) ([]Ailment, error) {
+	var list []Ailment
+	bad := func(warning bool, problem, advice string) {
+		list = append(list, Ailment{Subject: "server", Problem: problem, Advice: advice, Warning: warning})
+	}
+	if one, err := q.rdb.Eval(ctx, "return 1", nil).Result(); err != nil || number(one) != 1 {
+		bad(false, fmt.Sprintf("scripts do not run: %v", err), "allow EVAL, EVALSHA and SCRIPT to this user")
+	}
+	info, err := q.rdb.Info(ctx, "server", "cluster").Result()
+	if err != nil {
+		bad(true, fmt.Sprintf("INFO is refused: %v", err), "allow INFO to this user, so that the version can be checked")
+	} else if version := infoField(info, "redis_version"); !atLeast(version, 6, 2) {
+		bad(false, "Redis is version "+version, "use Redis 6.2 or newer: workers need BLMOVE and XTRIM MINID")
+	}
+	settings, err := q.rdb.ConfigGet(ctx, "*").Result()
+	if err != nil || len(settings) == 0 {
+		bad(true, "CONFIG GET is refused or empty, so the settings cannot be checked", "check by hand: maxmemory-policy noeviction, appendonly yes")
+		return list, nil //nolint:nilerr // a managed Redis that hides its settings is no failure of the examination
+	}
+	if policy := settings["maxmemory-policy"]; policy != "noeviction" {
+		bad(false, "maxmemory-policy is "+policy+": a full Redis may forget contexts, claims and results", "CONFIG SET maxmemory-policy noeviction")
+	}
+	switch {
+	case settings["appendonly"] == "yes" && settings["appendfsync"] == "no":
+		bad(true, "appendfsync is no: a power cut can lose what the operating system had not written", "CONFIG SET appendfsync everysec, or always")
+	case settings["appendonly"] != "yes" && settings["save"] == "":
+		bad(false, "nothing is persisted: a restart of Redis loses every execution", "CONFIG SET appendonly yes")
+	case settings["appendonly"] != "yes":
+		bad(true, "only snapshots are persisted: a crash of Redis loses what came after the last one", "CONFIG SET appendonly yes")
+	}
+	return list, nil
+}
+
+func infoField(info, name string) string {
+	for line := range strings.Lines(info) {
+		if value, found := strings.CutPrefix(line, name+":"); found {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown"
+}
+
+func atLeast(version string, major, minor int) bool {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return true // miniredis and the like: nothing to say
+	}
+	a, errA := strconv.Atoi(parts[0])
+	b, errB := strconv.Atoi(parts[1])
+	return errA != nil || errB != nil || a > major || (a == major && b >= minor)
+}
