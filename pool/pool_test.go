@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -213,42 +212,6 @@ func TestStuckAfterGrace(t *testing.T) {
 		b.submit("again", 0, returns("1"))
 		b.only("again")
 	})
-}
-
-// Tasks that hang together share one look at the goroutines, and each still shows its own, as it was after its cancellation.
-func TestStuckTogetherEachShowsItsOwnStack(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		const grace = 100 * time.Millisecond // so that the second ten are cancelled after the first were looked at
-		b := setupWith(t, 20, grace)
-		open := make(chan struct{})
-		defer close(open)
-		for i := range 10 {
-			b.submit(fmt.Sprint("first-", i), time.Second, deafHandler(open))
-		}
-		for i := range 10 {
-			b.submit(fmt.Sprint("second-", i), 1500*time.Millisecond, func(ctx context.Context) (json.RawMessage, error) {
-				<-ctx.Done()
-				return deafAfterwards(open)
-			})
-		}
-		advance(1500*time.Millisecond + grace)
-		headers := map[string]bool{}
-		for i := range 10 {
-			first, second := b.only(fmt.Sprint("first-", i)).Err.Traceback, b.only(fmt.Sprint("second-", i)).Err.Traceback
-			require.Contains(t, first, "deafHandler")
-			require.Contains(t, second, "deafAfterwards", "not what it did before")
-			for _, stack := range []string{first, second} {
-				header, _, _ := strings.Cut(stack, " [")
-				require.False(t, headers[header], "the stack of another task: %s", header)
-				headers[header] = true
-			}
-		}
-	})
-}
-
-func deafAfterwards(open chan struct{}) (json.RawMessage, error) {
-	<-open
-	return nil, nil
 }
 
 func TestCompletionDuringGraceIsNotStuck(t *testing.T) {

@@ -1,0 +1,109 @@
+package queue_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/queue"
+)
+
+// What ended lately is known, whoever ended it and however it ended: pushed again without a context, it was pushed twice.
+func TestEndedLately(t *testing.T) {
+	suite(t, func(s *store) {
+		ended := func(ids ...string) map[string]bool {
+			found, err := s.EndedLately(s.ctx, ids)
+			require.NoError(s.t, err)
+			return found
+		}
+		require.Empty(s.t, ended("1"))
+		s.submit("1", "2", "3")
+		claimed := s.claim("w-1-a", 2).Claimed
+		require.NoError(s.t, s.raw.HSet(s.ctx, s.Keys.Claims, "4 5", "w-1-a:0:1").Err()) // not an ID, and not two
+		odd := queue.Commit{Token: "w-1-a:0:1", Result: &execution.Result{ID: "4 5", Status: execution.Rejected, Err: &execution.Error{}}}
+		outcomes, err := s.Commit(s.ctx, []queue.Commit{s.commitOf(claimed[0], execution.Succeeded), s.commitOf(claimed[1], execution.Failed), odd})
+		require.NoError(s.t, err)
+		require.Equal(s.t, []queue.CommitOutcome{queue.CommitDone, queue.CommitDone, queue.CommitDone}, outcomes)
+		require.Equal(s.t, map[string]bool{"1": true, "2": true}, ended("1", "2", "3", "4", "5"))
+		_, err = s.Cancel(s.ctx, "3", "r", &execution.Result{ID: "3", Status: execution.Cancelled}, 0)
+		require.NoError(s.t, err)
+		require.Equal(s.t, map[string]bool{"1": true, "3": true}, ended("1", "3", "4"))
+		for i := range 3000 { // batches, by others
+			require.NoError(s.t, s.raw.XAdd(s.ctx, &redis.XAddArgs{Stream: s.Keys.Ended, Values: []string{"ids", fmt.Sprint("x", i, " y", i)}}).Err())
+		}
+		require.Len(s.t, ended("1", "x0", "y0", "x2999", "y2999", "z"), 5)
+	})
+}
+
+// What is no count, under attempts or recoveries, counts as none, and stops nobody: not the claim, not a retry, not the recovery of
+// what was claimed beside it.
+func TestCountsThatAreNone(t *testing.T) {
+	suite(t, func(s *store) {
+		all := []string{"word", "fraction", "negative", "huge", "nan", "fine"}
+		set := func() {
+			for _, key := range []string{s.Keys.Attempts, s.Keys.Recoveries} {
+				require.NoError(s.t, s.raw.HSet(s.ctx, key, "word", "abc", "fraction", "1.5", "negative", "-3", "huge", "1e300", "nan", "nan", "fine", "2").Err())
+			}
+		}
+		set()
+		s.submit(all...)
+		held := func(reply *queue.ClaimReply) (again []queue.Again) {
+			require.ElementsMatch(s.t, all, ids(reply))
+			for _, c := range reply.Claimed {
+				require.Equal(s.t, s.raw.HGet(s.ctx, s.Keys.Claims, c.ID).Val(), c.Token, "the worker knows the token: %s", c.ID)
+				again = append(again, queue.Again{Held: queue.Held{ID: c.ID, Token: c.Token}})
+			}
+			return again
+		}
+		first := s.claim("w-1-a", 10)
+		require.Equal(s.t, 3, first.Claimed[5].Attempt())
+		require.NoError(s.t, s.Retry(s.ctx, held(first)))
+		set()
+		held(s.claim("w-1-a", 10))
+		set()
+		reaped, err := s.Reap(s.ctx, "w-1-a", time.Hour, true, true)
+		require.NoError(s.t, err)
+		require.ElementsMatch(s.t, all, reaped.Moved)
+		require.Equal(s.t, "1", s.raw.HGet(s.ctx, s.Keys.Recoveries, "word").Val())
+		require.Equal(s.t, "3", s.raw.HGet(s.ctx, s.Keys.Recoveries, "fine").Val())
+	})
+}
+
+// A worker that leaves in order while Redis takes nothing is charged with nothing by who finds its claims.
+func TestLeavingInOrderCostsNothingWhateverRedisRefuses(t *testing.T) {
+	suite(t, func(s *store) {
+		s.register("w-2-b")
+		s.submit("1", "2")
+		s.claim("w-1-a", 2)
+		require.NoError(s.t, s.raw.Set(s.ctx, s.Keys.Pending, "in the way", 0).Err())
+		_, err := s.Reap(s.ctx, "w-1-a", time.Hour, true, false)
+		require.ErrorIs(s.t, err, queue.ErrRefused)
+		require.NoError(s.t, s.raw.Del(s.ctx, s.Keys.Pending).Err())
+		reaped, err := s.Reap(s.ctx, "w-1-a", time.Hour, false, true)
+		require.NoError(s.t, err)
+		require.ElementsMatch(s.t, []string{"1", "2"}, reaped.Moved)
+		for _, c := range s.claim("w-2-b", 2).Claimed {
+			require.Equal(s.t, 1, c.Attempt())
+			require.Zero(s.t, c.Recoveries)
+		}
+	})
+}
+
+// However long IDs are, a claim brings about so much at once as it may.
+func TestHugeIDsAreClaimedOneByOne(t *testing.T) {
+	suite(t, func(s *store) {
+		for i := range 4 {
+			require.NoError(s.t, s.raw.LPush(s.ctx, s.Keys.Pending, fmt.Sprint(i, strings.Repeat("x", 9<<20))).Err())
+		}
+		for range 4 {
+			reply := s.claim("w-1-a", 10)
+			require.Len(s.t, reply.Claimed, 1)
+		}
+		require.Empty(s.t, s.pending())
+	})
+}
