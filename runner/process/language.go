@@ -40,21 +40,18 @@ def read(n):
     return b
 exec(compile(read(int.from_bytes(read(4), "big")), "<bobbin>", "exec"))`
 
-// The shim becomes a module of its own, so that its imports are its own too.
-const nodeBootstrap = `import net from "node:net";
-const socket = new net.Socket({ fd: 3, readable: true, writable: true });
-let all = Buffer.alloc(0);
-await new Promise((done) => socket.on("data", function take(piece) {
-  all = Buffer.concat([all, piece]);
-  if (all.length < 4 || all.length < 4 + all.readUInt32BE(0)) return;
-  socket.off("data", take);
-  socket.pause();
-  done();
-}));
-const end = 4 + all.readUInt32BE(0);
-if (all.length > end) socket.unshift(all.subarray(end));
-const shim = await import("data:text/javascript;base64," + all.subarray(4, end).toString("base64"));
-await shim.main(socket);`
+// The shim becomes a module of its own, so that its imports are its own too. Installed packages are imported by a file that would
+// be in the worker's folder: what a script of the command line could import itself crashes Node.js 20.0 once that is collected.
+const nodeBootstrap = `const { readSync } = require("node:fs"), { alloc } = Buffer, { exit } = process;
+const receive = (size) => {
+  const all = alloc(size);
+  for (let at = 0, n; at < size; at += n) if (!(n = readSync(3, all, at, size - at, null))) exit(0);
+  return all;
+};
+const shim = "data:text/javascript;base64," + receive(receive(4).readUInt32BE()).toString("base64");
+const folder = new module.constructor();
+folder._compile("exports.load = (name) => import(name)", process.cwd() + "/[bobbin]");
+import(shim).then(({ main }) => main(receive, folder.exports.load));`
 
 // Python returns the language of .py workflows, run by the CPython (3.9 or later) at a path.
 func Python(path string) *Language {
@@ -68,6 +65,6 @@ func Python(path string) *Language {
 func Node(path string) *Language {
 	return &Language{
 		Name: "node", Suffix: ".mjs", Shim: nodeShim,
-		Command: []string{path, "--experimental-vm-modules", "--no-warnings", "--input-type=module", "-e", nodeBootstrap},
+		Command: []string{path, "--experimental-vm-modules", "--no-warnings", "-e", nodeBootstrap},
 	}
 }
