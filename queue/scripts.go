@@ -52,6 +52,7 @@ var scripts = map[string]*script{
 	"claim": claimScript, "adopt": adoptScript, "fence_claims": fenceClaimsScript, "commit": commitScript, "retry": retryScript,
 	"release": releaseScript, "drop": dropScript, "register": registerScript, "heartbeat": heartbeatScript, "fence": fenceScript,
 	"reap": reapScript, "unregister": unregisterScript, "submit": submitScript, "cancel": cancelScript, "trim": trimScript,
+	"unread": unreadScript,
 }
 
 // Scripts returns the SHA-1 of every script by its verb, for tests and tools that watch commands go by.

@@ -6,53 +6,18 @@ import (
 	"time"
 )
 
-var trimScript = load("trim")
+var (
+	unreadScript = load("unread")
+	trimScript   = load("trim")
+)
 
 // Unread returns how many results somebody still has to read: for the consumer group that is furthest behind, what was not
-// delivered to it and what it has not acknowledged; without groups, all there are. While there are at most enough entries
-// altogether it does not look closer and returns their number. Cost: one command, or two above enough.
+// delivered to it and what it has not acknowledged; without groups, all there are. Where Redis does not know how far a group is
+// behind and it is far, that is the length of the stream: never fewer than there are. While there are at most enough entries
+// altogether it does not look closer and returns their number. Cost: one command, which sends no entries over.
 func (q *Queue) Unread(ctx context.Context, enough int64) (int64, error) {
-	length, err := q.rdb.XLen(ctx, q.Keys.Results).Result()
-	if err != nil || length <= enough {
-		return length, wrap("unread", err)
-	}
-	groups, err := q.rdb.XInfoGroups(ctx, q.Keys.Results).Result()
-	if err != nil {
-		return 0, wrap("unread", err)
-	}
-	if len(groups) == 0 {
-		return length, nil
-	}
-	most := int64(0)
-	for _, group := range groups {
-		// Redis before 7 knows no lag, and 7 forgets it when entries were deleted: then what came after the last delivery is
-		// counted, up to enough.
-		behind := group.Lag
-		if behind <= 0 && group.LastDeliveredID != "" {
-			behind, err = q.after(ctx, group.LastDeliveredID, enough)
-			if err != nil {
-				return 0, err
-			}
-		}
-		most = max(most, behind+group.Pending)
-	}
-	return most, nil
-}
-
-// after counts the entries after a stream ID, up to a little more than most.
-func (q *Queue) after(ctx context.Context, id string, most int64) (int64, error) {
-	const page = 10_000
-	for n := int64(0); ; {
-		entries, err := q.rdb.XRangeN(ctx, q.Keys.Results, "("+id, "+", page).Result()
-		if err != nil {
-			return 0, wrap("unread", err)
-		}
-		n += int64(len(entries))
-		if len(entries) < page || n > most {
-			return n, nil
-		}
-		id = entries[len(entries)-1].ID
-	}
+	raw, err := q.run(ctx, "unread", unreadScript, []string{q.Keys.Results}, enough)
+	return number(raw), err
 }
 
 // TrimResults removes results older than retention that every consumer group has acknowledged, and returns how many. Results
