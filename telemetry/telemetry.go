@@ -5,20 +5,13 @@ package telemetry
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"net"
-	"net/http"
 	"path"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/bobbin-run/bobbin/consumer"
 	"github.com/bobbin-run/bobbin/execution"
@@ -36,6 +29,7 @@ type Subject interface {
 // Metrics counts what happens in a worker. It is a [consumer.Observer].
 type Metrics struct {
 	registry   *prometheus.Registry
+	ours       prometheus.Registerer // the registry, with the queue as a label of everything
 	executions *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
 	wait       prometheus.Histogram
@@ -46,10 +40,16 @@ type Metrics struct {
 // From a hundred microseconds to an hour.
 var buckets = []float64{0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600}
 
-// New returns metrics. version is that of the program.
-func New(version string) *Metrics {
+// runners are the languages that runnerOf knows.
+var runners = []string{"go", "starlark", "python", "node"}
+
+// New returns metrics of a worker on a queue. version is that of the program. Prefix and queue are labels of every metric of
+// ours, so that one Prometheus may look at many queues.
+func New(version, prefix, queue string) *Metrics {
+	registry := prometheus.NewRegistry()
 	m := &Metrics{
-		registry: prometheus.NewRegistry(),
+		registry: registry,
+		ours:     prometheus.WrapRegistererWith(prometheus.Labels{"prefix": prefix, "queue": queue}, registry),
 		executions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bobbin_executions_total", Help: "Executions whose result this worker wrote.",
 		}, []string{"status", "runner"}),
@@ -71,10 +71,18 @@ func New(version string) *Metrics {
 		Name: "bobbin_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.executions, m.duration, m.wait, m.recovered, m.errors, build,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, status := range execution.Statuses {
-		m.executions.WithLabelValues(string(status), "go") // known from the start, so that rates have a beginning
+	m.ours.MustRegister(m.executions, m.duration, m.wait, m.recovered, m.errors, build)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.begin()
+	return m
+}
+
+// begin makes every counter known from the start: one that appears with its first event shows no increase for it.
+func (m *Metrics) begin() {
+	for _, runner := range runners {
+		for _, status := range execution.Statuses {
+			m.executions.WithLabelValues(string(status), runner)
+		}
 	}
 	for _, cause := range []string{"lease", "process_gone", "lost_reply"} {
 		m.recovered.WithLabelValues(cause)
@@ -82,7 +90,6 @@ func New(version string) *Metrics {
 	for _, kind := range []string{"refused", "timeout", "unreachable"} {
 		m.errors.WithLabelValues(kind)
 	}
-	return m
 }
 
 // Executed counts a result.
@@ -138,7 +145,7 @@ var (
 	descInFlight    = prometheus.NewDesc("bobbin_in_flight", "Executions of the queue that are claimed; the same on every worker.", nil, nil)
 	descScheduled   = prometheus.NewDesc("bobbin_scheduled", "Executions of the queue that wait for their next attempt; the same on every worker.", nil, nil)
 	descDead        = prometheus.NewDesc("bobbin_dead", "Failed executions that are kept; the same on every worker.", nil, nil)
-	descUnread      = prometheus.NewDesc("bobbin_results_unread", "Results that a consumer group has not acknowledged, or all where there are none; the same on every worker.", nil, nil)
+	descUnread      = prometheus.NewDesc("bobbin_results_unread", "Results that a consumer group has not acknowledged, or all where there are none; too many rather than too few where Redis does not know; the same on every worker.", nil, nil)
 )
 
 // Describe names the gauges.
@@ -194,63 +201,4 @@ func (g *gauges) queue() (*queue.Depths, int64) {
 	}
 	g.asked, g.depths, g.unread = time.Now(), depths, unread
 	return depths, unread
-}
-
-// Handler serves /metrics, /healthz and /readyz for a worker.
-func (m *Metrics) Handler(worker Subject) http.Handler {
-	m.registry.MustRegister(&gauges{worker: worker})
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
-		defer cancel()
-		if err := worker.Turns(ctx); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if why := worker.NotReady(); why != "" {
-			http.Error(w, why, http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	return mux
-}
-
-// Serve serves the handler on an address until ctx ends. That the address cannot be had is an error at once, unless the worker
-// that this one replaces still has it: then it is tried again until it can.
-func Serve(ctx context.Context, addr string, handler http.Handler, log *slog.Logger) (wait func(), err error) {
-	listener, err := net.Listen("tcp", addr)
-	if err != nil && !errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("BOBBIN_HTTP_ADDR=%q: %w", addr, err)
-	}
-	if err != nil {
-		log.Warn("the address for metrics is taken, by the worker that this one replaces perhaps; trying on", "address", addr)
-	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for listener == nil && ctx.Err() == nil {
-			select {
-			case <-ctx.Done():
-			case <-time.After(500 * time.Millisecond):
-				listener, _ = net.Listen("tcp", addr)
-			}
-		}
-		if listener == nil {
-			return
-		}
-		log.Info("metrics and health", "address", listener.Addr().String())
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("metrics are served no more", "error", err)
-		}
-	})
-	serving.Go(func() {
-		<-ctx.Done()
-		_ = server.Close()
-	})
-	return serving.Wait, nil
 }

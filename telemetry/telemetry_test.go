@@ -1,6 +1,7 @@
 package telemetry_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,8 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
-	"gopkg.in/yaml.v3"
 
 	"github.com/bobbin-run/bobbin/consumer"
 	"github.com/bobbin-run/bobbin/execution"
@@ -57,7 +55,7 @@ func (s *subject) NotReady() string { return s.notReady }
 
 func setup(t *testing.T, s *subject) (*telemetry.Metrics, func(path string) (int, string)) {
 	t.Helper()
-	m := telemetry.New("1.2.3")
+	m := telemetry.New("1.2.3", "bobbin", "bills")
 	server := httptest.NewServer(m.Handler(s))
 	t.Cleanup(server.Close)
 	return m, func(path string) (int, string) {
@@ -83,15 +81,39 @@ func TestMetrics(t *testing.T) {
 	m.RedisError("timeout")
 	_, text := get("/metrics")
 	for _, line := range []string{
-		`bobbin_executions_total{runner="python",status="failed"} 2`, `bobbin_executions_total{runner="go",status="succeeded"} 1`,
-		`bobbin_execution_duration_seconds_bucket{runner="python",le="0.05"} 2`, `bobbin_execution_duration_seconds_bucket{runner="python",le="0.025"} 0`,
-		`bobbin_queue_wait_seconds_bucket{le="2.5"} 1`, `bobbin_queue_wait_seconds_bucket{le="1"} 0`,
-		`bobbin_claims_recovered_total{cause="lease"} 3`, `bobbin_redis_errors_total{kind="timeout"} 1`,
-		`bobbin_pending 11`, `bobbin_running 3`, `bobbin_stuck 1`, `bobbin_results_unread 7`, `bobbin_ready 1`,
-		`bobbin_worker_state{state="DRAINING"} 1`, `bobbin_worker_state{state="ACTIVE"} 0`, `bobbin_build_info{version="1.2.3"} 1`,
+		`bobbin_executions_total{Q,runner="python",status="failed"} 2`, `bobbin_executions_total{Q,runner="go",status="succeeded"} 1`,
+		`bobbin_execution_duration_seconds_bucket{Q,runner="python",le="0.05"} 2`, `bobbin_execution_duration_seconds_bucket{Q,runner="python",le="0.025"} 0`,
+		`bobbin_queue_wait_seconds_bucket{Q,le="2.5"} 1`, `bobbin_queue_wait_seconds_bucket{Q,le="1"} 0`,
+		`bobbin_claims_recovered_total{cause="lease",Q} 3`, `bobbin_redis_errors_total{kind="timeout",Q} 1`,
+		`bobbin_pending{Q} 11`, `bobbin_running{Q} 3`, `bobbin_stuck{Q} 1`, `bobbin_results_unread{Q} 7`, `bobbin_ready{Q} 1`,
+		`bobbin_worker_state{Q,state="DRAINING"} 1`, `bobbin_worker_state{Q,state="ACTIVE"} 0`, `bobbin_build_info{Q,version="1.2.3"} 1`,
 	} {
-		require.Contains(t, text, line+"\n")
+		require.Contains(t, text, strings.Replace(line, "Q", `prefix="bobbin",queue="bills"`, 1)+"\n")
 	}
+}
+
+// A counter that appears with its first event shows no increase for it, and an alert on the first loss would be silent.
+func TestCountersAreThereFromTheStart(t *testing.T) {
+	t.Parallel()
+	_, get := setup(t, &subject{})
+	_, text := get("/metrics")
+	for _, workflow := range []string{"w", "w.star", "w.py", "w.mjs"} {
+		m, after := setup(t, &subject{})
+		for _, status := range execution.Statuses {
+			m.Executed(&execution.Result{ID: "x", Workflow: workflow, Status: status})
+		}
+		m.Recovered("lease", 1)
+		m.RedisError("timeout")
+		_, counted := after("/metrics")
+		for series := range strings.Lines(counted) {
+			name, _, _ := strings.Cut(series, "} ")
+			if strings.HasPrefix(series, "bobbin_") {
+				require.Contains(t, text, "\n"+name+"} ", series)
+				require.Contains(t, name, `prefix="bobbin",queue="bills"`)
+			}
+		}
+	}
+	require.Equal(t, 4*len(execution.Statuses), strings.Count(text, "\nbobbin_executions_total{"))
 }
 
 func TestScrapeWithoutRedis(t *testing.T) {
@@ -99,7 +121,7 @@ func TestScrapeWithoutRedis(t *testing.T) {
 	_, get := setup(t, &subject{away: true})
 	code, text := get("/metrics")
 	require.Equal(t, http.StatusOK, code)
-	require.Contains(t, text, "bobbin_running 3")
+	require.Contains(t, text, `bobbin_running{prefix="bobbin",queue="bills"} 3`)
 	require.NotContains(t, text, "bobbin_pending", "what is not known is left out")
 }
 
@@ -118,93 +140,6 @@ func TestHealth(t *testing.T) {
 	code, text = get("/readyz")
 	require.Equal(t, http.StatusServiceUnavailable, code)
 	require.Contains(t, text, "paused")
-}
-
-var (
-	metricName = regexp.MustCompile(`\b(?:bobbin|process|go)_[a-z_]+\b`)
-	quotedText = regexp.MustCompile(`"[^"]*"`)
-	matcher    = regexp.MustCompile(`\b([a-z_]+)(?:=~|!~|!=|=)"([^"]*)"`)
-	grouping   = regexp.MustCompile(`\bby \(([^)]*)\)`)
-)
-
-// Every query of the dashboard and of the alert rules asks for metrics, labels and label values that a worker really has, and
-// every alert has its section in the runbook.
-func TestDashboardAndAlertsAskForWhatThereIs(t *testing.T) {
-	t.Parallel()
-	m, get := setup(t, &subject{})
-	for _, status := range execution.Statuses {
-		m.Executed(&execution.Result{ID: "x", Workflow: "w.py", Status: status, StartedMS: 1})
-	}
-	_, text := get("/metrics")
-	queries := append(dashboard(t), alerts(t)...)
-	require.Greater(t, len(queries), 20)
-	for _, query := range queries {
-		names := metricName.FindAllString(quotedText.ReplaceAllString(query, ""), -1)
-		require.NotEmpty(t, names, query)
-		for _, name := range names {
-			require.Regexp(t, `(?m)^`+name+`[ {]`, text, "%s asks for a metric that there is not", query)
-		}
-		for _, match := range matcher.FindAllStringSubmatch(query, -1) {
-			if match[1] == "job" || match[1] == "instance" {
-				continue // Prometheus's own
-			}
-			for value := range strings.SplitSeq(match[2], "|") {
-				require.Contains(t, text, match[1]+`="`+value+`"`, query)
-			}
-		}
-		for _, match := range grouping.FindAllStringSubmatch(query, -1) {
-			for label := range strings.SplitSeq(match[1], ",") {
-				if label = strings.TrimSpace(label); label != "instance" {
-					require.Regexp(t, names[0]+`\{[^}]*`+label+`="`, text, query)
-				}
-			}
-		}
-	}
-}
-
-func dashboard(t *testing.T) (queries []string) {
-	t.Helper()
-	data, err := os.ReadFile("../deploy/grafana-dashboard.json")
-	require.NoError(t, err)
-	var board struct {
-		Panels []struct {
-			Title   string
-			Targets []struct{ Expr string }
-		}
-	}
-	require.NoError(t, json.Unmarshal(data, &board))
-	for _, panel := range board.Panels {
-		require.NotEmpty(t, panel.Targets, panel.Title)
-		for _, target := range panel.Targets {
-			queries = append(queries, target.Expr)
-		}
-	}
-	return queries
-}
-
-func alerts(t *testing.T) (queries []string) {
-	t.Helper()
-	data, err := os.ReadFile("../deploy/prometheus-alerts.yml")
-	require.NoError(t, err)
-	runbook, err := os.ReadFile("../docs/runbook.md")
-	require.NoError(t, err)
-	var rules struct {
-		Groups []struct {
-			Rules []struct {
-				Alert, Expr string
-				Annotations map[string]string
-			}
-		}
-	}
-	require.NoError(t, yaml.Unmarshal(data, &rules))
-	for _, group := range rules.Groups {
-		for _, rule := range group.Rules {
-			queries = append(queries, rule.Expr)
-			require.Equal(t, "docs/runbook.md#"+strings.ToLower(rule.Alert), rule.Annotations["runbook"])
-			require.Contains(t, string(runbook), "\n### "+rule.Alert+"\n")
-		}
-	}
-	return queries
 }
 
 // A span continues the trace of the execution's traceparent, what runs gets the span's own, and it is exported where the
@@ -243,4 +178,36 @@ func TestSpansContinueTheTrace(t *testing.T) {
 	require.NotEqual(t, parent, inner)
 	require.Contains(t, got[0].String(), "no luck")
 	require.Contains(t, got[0].ResourceSpans[0].Resource.String(), "my-workers")
+}
+
+// The specification has values of any case, and a protocol that there is not is said and not passed over.
+func TestStandardVariablesAreHeeded(t *testing.T) {
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+	tracer := func() (*telemetry.Tracer, string) {
+		var said bytes.Buffer
+		tracer, err := telemetry.NewTracer(t.Context(), "1.2.3", slog.New(slog.NewTextHandler(&said, nil)))
+		require.NoError(t, err)
+		require.NoError(t, tracer.Close(t.Context()))
+		return tracer, said.String()
+	}
+	for _, value := range []string{"http/protobuf", ""} {
+		t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", value)
+		on, said := tracer()
+		require.NotNil(t, on)
+		require.Empty(t, said)
+	}
+	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+	on, said := tracer()
+	require.NotNil(t, on)
+	require.Contains(t, said, "http/protobuf alone")
+	require.Contains(t, said, "asked_for=grpc")
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+	_, said = tracer()
+	require.Empty(t, said, "that of traces counts for traces")
+	for variable, value := range map[string]string{"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_EXPORTER": "None"} {
+		t.Setenv(variable, value)
+		off, _ := tracer()
+		require.Nil(t, off, variable)
+		t.Setenv(variable, "")
+	}
 }

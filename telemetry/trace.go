@@ -1,11 +1,13 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -29,11 +31,16 @@ type Tracer struct {
 
 // NewTracer returns a tracer that exports by OTLP over HTTP, as the standard OTEL_* variables say; nil where none of
 // OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, or OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER turns it
-// off.
+// off. A protocol other than http/protobuf is warned of.
 func NewTracer(ctx context.Context, version string, log *slog.Logger) (*Tracer, error) {
 	endpoint := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") + os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-	if endpoint == "" || os.Getenv("OTEL_SDK_DISABLED") == "true" || os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
+	if endpoint == "" || setTo("OTEL_SDK_DISABLED", "true") || setTo("OTEL_TRACES_EXPORTER", "none") {
 		return nil, nil
+	}
+	protocol := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), exportProtocol)
+	if !strings.EqualFold(protocol, exportProtocol) {
+		log.Warn("spans are exported by "+exportProtocol+" alone: the endpoint must be one for it, port 4318 of a collector and not 4317",
+			"asked_for", protocol)
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("spans were not exported", "error", err) }))
 	exporter, err := otlptracehttp.New(ctx)
@@ -47,6 +54,14 @@ func NewTracer(ctx context.Context, version string, log *slog.Logger) (*Tracer, 
 	}
 	provider := sdk.NewTracerProvider(sdk.WithBatcher(exporter), sdk.WithResource(about))
 	return &Tracer{provider, provider.Tracer("github.com/bobbin-run/bobbin")}, nil
+}
+
+// exportProtocol is the one that the OpenTelemetry specification recommends.
+const exportProtocol = "http/protobuf"
+
+// setTo says whether a variable has a value, in whatever case: the specification has it so.
+func setTo(variable, value string) bool {
+	return strings.EqualFold(strings.TrimSpace(os.Getenv(variable)), value)
 }
 
 // Close exports what is left.

@@ -98,10 +98,10 @@ func TestMetricsAndHealthThroughTheBinary(t *testing.T) {
 		s.do("", "submit", "fail.star", "--wait")
 		_, text := get("/metrics")
 		for _, line := range []string{
-			`bobbin_executions_total{runner="starlark",status="succeeded"} 1`, `bobbin_executions_total{runner="starlark",status="failed"} 1`,
-			`bobbin_queue_wait_seconds_count 2`, `bobbin_results_unread 2`, `bobbin_pending 0`, `bobbin_worker_state{state="ACTIVE"} 1`,
+			`bobbin_executions_total{Q,runner="starlark",status="succeeded"} 1`, `bobbin_executions_total{Q,runner="starlark",status="failed"} 1`,
+			`bobbin_queue_wait_seconds_count{Q} 2`, `bobbin_results_unread{Q} 2`, `bobbin_pending{Q} 0`, `bobbin_worker_state{Q,state="ACTIVE"} 1`,
 		} {
-			require.Contains(t, text, line+"\n")
+			require.Contains(t, text, strings.Replace(line, "Q", `prefix="`+server.Prefix+`",queue="default"`, 1)+"\n")
 		}
 		for _, path := range []string{"/healthz", "/readyz"} {
 			code, text := get(path)

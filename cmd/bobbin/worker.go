@@ -68,7 +68,7 @@ func (a *app) work(ctx context.Context, cfg *config.Config, options consumer.Opt
 	options.Runner, options.ScriptRunners = tracer.Trace(options.Runner), tracer.TraceAll(options.ScriptRunners)
 	var metrics *telemetry.Metrics
 	if cfg.HTTPAddr != "" {
-		metrics = telemetry.New(version)
+		metrics = telemetry.New(version, cfg.Prefix, cfg.Queue)
 		options.Observer = metrics
 	}
 	serving, stop := context.WithCancel(ctx)
