@@ -49,6 +49,17 @@ func TestBenchMeasurementsRun(t *testing.T) {
 	}
 }
 
+// What fails is done sooner: its rate must not be taken for one.
+func TestBenchOfWhatFailsIsAnError(t *testing.T) {
+	t.Parallel()
+	s := benching(t).with("BOBBIN_PYTHON=false")
+	said := s.do("", "bench", "python", "--runs", "1", "--executions", "100")
+	require.NotZero(t, said.code, said.out)
+	require.Contains(t, said.err, "executions did not succeed")
+	require.Contains(t, said.err, "of spawn, is failed: ")
+	require.NotContains(t, said.out, "python: ")
+}
+
 func TestBenchRefusesBadFlags(t *testing.T) {
 	t.Parallel()
 	said := benching(t).do("", "bench", "drain", "--runs", "0")

@@ -37,7 +37,7 @@ func (l *Lab) Fairness(ctx context.Context, n, concurrency int) (r *Report, err 
 	if err := l.bursts(ctx, n, concurrency); err != nil {
 		return nil, err
 	}
-	if err := l.awaitResults(ctx, int64(n)+20_000); err != nil {
+	if err := errors.Join(l.awaitResults(ctx, int64(n)+20_000), l.checkResults(ctx)); err != nil {
 		return nil, err
 	}
 	stays, err := l.stays(ctx, "sleep")

@@ -89,6 +89,22 @@ func (l *Lab) awaitResults(ctx context.Context, n int64) error {
 	}
 }
 
+// checkResults is an error when an execution of the load did not succeed: what fails is done sooner, and its rate is of nothing.
+// Whatever failed for good has its entry in dead, so that this costs the same however many there are.
+func (l *Lab) checkResults(ctx context.Context) error {
+	failed, err := l.Redis.Client.XLen(ctx, keys.Dead).Result()
+	if err != nil || failed == 0 {
+		return err
+	}
+	first, err := l.Redis.Client.XRangeN(ctx, keys.Dead, "-", "+", 1).Result()
+	if err != nil || len(first) == 0 {
+		return err
+	}
+	of := first[0].Values
+	return fmt.Errorf("bench: about %d executions did not succeed, so that nothing was measured; the first, of %v, is %v: %v: %v",
+		failed, of["workflow"], of["status"], of["error_type"], of["error"])
+}
+
 // spent is what a stretch of work took.
 type spent struct {
 	meter
@@ -100,7 +116,7 @@ func (s spent) rate() float64       { return float64(s.n) / s.took.Seconds() }
 func (s spent) cpuMicros() float64  { return float64(s.cpu.Nanoseconds()) / 1000 / float64(s.n) }
 func (s spent) roundTrips() float64 { return float64(s.scripts) / float64(s.n) }
 
-// measure runs work over n executions and meters Redis meanwhile.
+// measure runs work over n executions and meters Redis meanwhile. When the clock has stopped, it looks whether they succeeded.
 func (l *Lab) measure(ctx context.Context, n int, work func() error) (spent, error) {
 	before, err := l.Redis.meter(ctx)
 	if err != nil {
@@ -112,5 +128,8 @@ func (l *Lab) measure(ctx context.Context, n int, work func() error) (spent, err
 	}
 	took := time.Since(started)
 	after, err := l.Redis.meter(ctx)
-	return spent{after.since(before), took, n}, err
+	if err != nil {
+		return spent{}, err
+	}
+	return spent{after.since(before), took, n}, l.checkResults(ctx)
 }

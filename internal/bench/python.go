@@ -73,7 +73,7 @@ func (l *Lab) pythonOnce(ctx context.Context, workflow, mode string, n, concurre
 	defer func() { err = errors.Join(err, c.stop()) }()
 	hello := document(workflow, map[string]any{"name": "world"})
 	warm := 10 * concurrency
-	if err := l.drainMore(ctx, 0, warm, hello); err != nil { // every interpreter has started and imported
+	if err := errors.Join(l.drainMore(ctx, 0, warm, hello), l.checkResults(ctx)); err != nil { // every interpreter has started and imported
 		return 0, 0, err
 	}
 	s, err := l.measure(ctx, n, func() error { return l.drainMore(ctx, warm, n, hello) })
