@@ -60,8 +60,8 @@ func (q *Queue) Modules(ctx context.Context) (version string, sources map[string
 }
 
 // PushModules publishes modules, path → source, in one step, and returns the new version. Executions claimed from then on
-// see all of them.
-func (q *Queue) PushModules(ctx context.Context, sources map[string]string) (string, error) {
+// see all of them. The same step removes those that are gone.
+func (q *Queue) PushModules(ctx context.Context, sources map[string]string, gone ...string) (string, error) {
 	values := make([]string, 0, 2*len(sources))
 	for path, source := range sources {
 		values = append(values, path, source)
@@ -69,6 +69,9 @@ func (q *Queue) PushModules(ctx context.Context, sources map[string]string) (str
 	tx := q.rdb.TxPipeline()
 	if len(values) > 0 {
 		tx.HSet(ctx, q.Keys.Modules, values)
+	}
+	if len(gone) > 0 {
+		tx.HDel(ctx, q.Keys.Modules, gone...)
 	}
 	version := tx.Incr(ctx, q.Keys.ModulesVersion)
 	if _, err := tx.Exec(ctx); err != nil {

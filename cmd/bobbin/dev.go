@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -83,6 +85,7 @@ Ctrl-C ends it; nothing is kept.
 func (a *app) watch(ctx context.Context, q *queue.Queue, dir string, known map[string]string) {
 	ticker := time.NewTicker(devPoll)
 	defer ticker.Stop()
+	said := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -93,9 +96,17 @@ func (a *app) watch(ctx context.Context, q *queue.Queue, dir string, known map[s
 			continue
 		}
 		fresh, err := readModules(os.DirFS(filepath.Clean(dir)))
-		if err != nil { // a file that vanished between listing and reading; the next look sees what is there
+		if errors.Is(err, fs.ErrNotExist) { // vanished between listing and reading; the next look sees what is there
 			continue
 		}
+		if err != nil {
+			if why := err.Error(); why != said {
+				fmt.Fprintln(a.stderr, "not published:", why)
+				said = why
+			}
+			continue
+		}
+		said = ""
 		known = a.publishChanges(ctx, q, known, fresh)
 	}
 }

@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -229,6 +231,8 @@ func TestSubmitRefusesBadInputWhole(t *testing.T) {
 
 	for _, args := range [][]string{
 		{"submit"}, {"submit", "a", "b"}, {"submit", "x", "--params", "[]"}, {"submit", "x", "--params", "{"}, {"submit", "x", "--id", "a b"},
+		{"submit", "x", "--isolation", "thread"}, {"submit", "x", "--isolation", ""}, {"submit", "x", "--meta", "[]"}, {"submit", "x", "--meta", "{"},
+		{"submit", "x", "--meta", `{"a":"` + strings.Repeat("x", 4096) + `"}`}, {"submit", "x", "--sha256", "abc"}, {"submit", "x", "--sha256", ""},
 		{"submit", "x", "--timeout", "soon"}, {"submit", "x", "--timeout", "-1s"}, {"submit", "x", "--input", "/nowhere"},
 		{"submit", "x", "--input", "-", "--id", "y"}, {"drain"}, {"drain", "a", "b"}, {"drain", "a", "--all"}, {"cancel"}, {"cancel", "a b"},
 		{"results", "--from", "yesterday"}, {"modules"}, {"modules", "push"}, {"modules", "push", t.TempDir()}, {"explode"}, {"status", "--verbose"},
@@ -423,6 +427,25 @@ func TestSignedControlThroughTheBinary(t *testing.T) {
 	require.Contains(t, r.out, "not signed")
 	require.Contains(t, s.with("BOBBIN_CONTROL_PRIVATE_KEY_FILE="+file).ok("drain", "--all"), "drain accepted")
 	require.Zero(t, w.exits())
+}
+
+// Flags that become fields of the context: the meta comes back, another source than the one that is meant does not run.
+func TestSubmitSaysWhatItMeans(t *testing.T) {
+	t.Parallel()
+	s := setup(t, redistest.Mini(t))
+	s.ok("modules", "push", workflows(t, testModules))
+	s.worker()
+	sum := fmt.Sprintf("%X", sha256.Sum256([]byte(testModules["echo.star"])))
+	got := results(t, s.ok("submit", "echo.star", "--meta", `{"tenant": "acme"}`, "--sha256", sum, "--wait"))
+	require.Equal(t, "succeeded", got[0]["status"])
+	require.Equal(t, map[string]any{"tenant": "acme"}, got[0]["meta"])
+	other := s.do("{}\n", "submit", "echo.star", "--sha256", strings.Repeat("0", 64), "--input", "-", "--wait")
+	require.Equal(t, execution.ExitFailure, other.code)
+	require.Equal(t, "ContentMismatch", results(t, other.out)[0]["error_type"])
+
+	document, err := (&submission{workflow: "w.py", function: "main", isolation: "fork", meta: "{}", sha256: sum}).context([]byte("{}"))
+	require.NoError(t, err)
+	require.JSONEq(t, `{"workflow":"w.py","params":{},"isolation":"fork","meta":{},"content_sha256":"`+sum+`"}`, string(document))
 }
 
 // A folder of Python workflows, as in docs/python.md: pushed, submitted, read, with its lines in the execution's log.

@@ -1,22 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
-	"path"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 )
-
-// moduleSuffixes are the files that modules push takes.
-var moduleSuffixes = []string{".star", ".py", ".mjs"}
-
-// maxModuleBytes bounds one module: every worker holds all of them in memory.
-const maxModuleBytes = 4 << 20
 
 func (a *app) modulesCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -30,60 +23,60 @@ func (a *app) modulesCommand() *cobra.Command {
 }
 
 func (a *app) modulesPush() *cobra.Command {
-	return &cobra.Command{
+	prune := false
+	cmd := &cobra.Command{
 		Use: "push DIR", Short: "Publish every module under DIR in one step", Args: exactly("DIR"),
 		Long: "Publish every workflow module under DIR in one step, under its path relative to DIR. Executions that start after\n" +
-			"it see all of them, on every worker. Modules that are not under DIR stay as they are.",
+			"it see all of them, on every worker. Modules that are not under DIR stay as they are.\n\n" +
+			"Modules are files that end in " + strings.Join(moduleSuffixes, ", ") + ", in UTF-8; a byte order mark is dropped, and a .py file that\n" +
+			"declares latin-1 is converted. Passed over: hidden folders, virtual environments (folders with a pyvenv.cfg), and\n" +
+			"folders called " + strings.Join(foreign, ", ") + ".\n\n" +
+			"With --prune the same step removes modules whose files are gone: what is published under a folder that DIR has at\n" +
+			"its top, or in no folder where DIR has such modules, and is not in DIR. What is published elsewhere stays.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			sources, err := readModules(os.DirFS(args[0]))
+			f, err := readFolder(os.DirFS(args[0]))
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			if len(sources) == 0 {
+			if len(f.passed) > 0 {
+				fmt.Fprintf(a.stderr, "passed over %s\n", strings.Join(f.passed, ", "))
+			}
+			if len(f.sources) == 0 {
 				return usageError("%s holds no modules, expected files that end in %s", args[0], strings.Join(moduleSuffixes, ", "))
 			}
-			_, q, err := connect()
-			if err != nil {
-				return err
-			}
-			defer func() { _ = q.Close() }()
-			current, err := q.PushModules(cmd.Context(), sources)
-			if err != nil {
-				return err
-			}
-			for _, name := range slices.Sorted(maps.Keys(sources)) {
-				fmt.Fprintln(a.stdout, name)
-			}
-			fmt.Fprintf(a.stderr, "published %d modules as version %s\n", len(sources), current)
-			return nil
+			return a.pushFolder(cmd.Context(), f, prune)
 		},
 	}
+	cmd.Flags().BoolVar(&prune, "prune", false, "remove published modules of DIR's folders whose files are gone")
+	return cmd
 }
 
-// readModules reads every module of a file system. Hidden folders are passed over.
-func readModules(files fs.FS) (map[string]string, error) {
-	sources := map[string]string{}
-	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
+func (a *app) pushFolder(ctx context.Context, f *folder, prune bool) error {
+	_, q, err := connect()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = q.Close() }()
+	var gone []string
+	if prune {
+		_, published, err := q.Modules(ctx)
 		if err != nil {
 			return err
 		}
-		if entry.IsDir() && name != "." && strings.HasPrefix(entry.Name(), ".") {
-			return fs.SkipDir
-		}
-		if entry.IsDir() || !slices.Contains(moduleSuffixes, path.Ext(name)) {
-			return nil
-		}
-		source, err := fs.ReadFile(files, name)
-		if err != nil {
-			return err
-		}
-		if len(source) > maxModuleBytes {
-			return fmt.Errorf("module %s is %d bytes, expected at most %d", name, len(source), maxModuleBytes)
-		}
-		sources[name] = string(source)
-		return nil
-	})
-	return sources, err
+		gone = f.gone(published)
+	}
+	current, err := q.PushModules(ctx, f.sources, gone...)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.sources)) {
+		fmt.Fprintln(a.stdout, name)
+	}
+	for _, name := range gone {
+		fmt.Fprintf(a.stderr, "removed %s\n", name)
+	}
+	fmt.Fprintf(a.stderr, "published %d modules as version %s\n", len(f.sources), current)
+	return nil
 }
 
 func (a *app) modulesList() *cobra.Command {

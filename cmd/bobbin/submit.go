@@ -24,6 +24,7 @@ const submitBatch = 1000
 // submission is what the flags of submit say.
 type submission struct {
 	workflow, function, params, id, input string
+	isolation, meta, sha256               string
 	timeout                               time.Duration
 	wait                                  bool
 	maxBytes                              int
@@ -58,6 +59,9 @@ func (a *app) submitCommand() *cobra.Command {
 	flags.StringVar(&s.id, "id", "", "execution ID (default: a new UUIDv7)")
 	flags.StringVar(&s.input, "input", "", "JSON Lines file of params, one execution per line; - is stdin")
 	flags.DurationVar(&s.timeout, "timeout", 0, "cancel an execution after this long, such as 30s (default: the worker's)")
+	flags.StringVar(&s.isolation, "isolation", "", "where a .py workflow runs, resident or fork (default: the worker's)")
+	flags.StringVar(&s.meta, "meta", "", "echoed in the result, a JSON object of at most 4096 bytes")
+	flags.StringVar(&s.sha256, "sha256", "", "refuse to run unless the module's published source has this SHA-256")
 	flags.BoolVar(&s.wait, "wait", false, "wait for the results and print them")
 	return cmd
 }
@@ -69,6 +73,11 @@ func (s *submission) check(cmd *cobra.Command) error {
 	}
 	if flags.Changed("timeout") && s.timeout <= 0 {
 		return usageError("--timeout is %s, expected a duration above 0 such as 30s", s.timeout)
+	}
+	for _, flag := range []string{"isolation", "meta", "sha256"} {
+		if flags.Changed(flag) && flags.Lookup(flag).Value.String() == "" {
+			return usageError("--%s is empty; leave it out, or give it a value", flag)
+		}
 	}
 	if flags.Changed("id") {
 		if _, err := execution.ParseID(s.id); err != nil {
@@ -84,10 +93,17 @@ func (s *submission) check(cmd *cobra.Command) error {
 // context builds the document for one set of params, and checks it as a worker will.
 func (s *submission) context(params []byte) ([]byte, error) {
 	params = bytes.TrimSpace(params)
-	if len(params) == 0 || params[0] != '{' || !json.Valid(params) {
+	if !isObject(params) {
 		return nil, fmt.Errorf("params are %.60q, expected a JSON object", params)
 	}
-	x := &execution.Context{Workflow: s.workflow, Function: s.function, Params: params, Timeout: s.timeout}
+	meta := bytes.TrimSpace([]byte(s.meta))
+	if len(meta) > 0 && !isObject(meta) {
+		return nil, fmt.Errorf("meta is %.60q, expected a JSON object", meta)
+	}
+	x := &execution.Context{
+		Workflow: s.workflow, Function: s.function, Params: params, Timeout: s.timeout,
+		Isolation: s.isolation, Meta: meta, ContentSHA256: s.sha256,
+	}
 	document, err := json.Marshal(x)
 	if err != nil {
 		return nil, err
@@ -99,6 +115,10 @@ func (s *submission) context(params []byte) ([]byte, error) {
 		return nil, fmt.Errorf("context is %d bytes, expected at most %d (BOBBIN_CONTEXT_MAX_BYTES)", len(document), s.maxBytes)
 	}
 	return document, nil
+}
+
+func isObject(document []byte) bool {
+	return len(document) > 0 && document[0] == '{' && json.Valid(document)
 }
 
 func (a *app) submit(ctx context.Context, q *queue.Queue, s *submission) error {
