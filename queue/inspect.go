@@ -103,3 +103,9 @@ func ParseMS(field string) int64 {
 	n, _ := strconv.ParseInt(field, 10, 64)
 	return n
 }
+
+// StreamMS is the moment, on Redis's clock, in a stream ID.
+func StreamMS(id string) int64 {
+	ms, _, _ := strings.Cut(id, "-")
+	return ParseMS(ms)
+}

@@ -75,7 +75,7 @@ func (a *app) report(ailments []queue.Ailment, asJSON bool) error {
 		if ailments == nil {
 			ailments = []queue.Ailment{}
 		}
-		if err := json.NewEncoder(a.stdout).Encode(map[string]any{"wrong": wrong, "ailments": ailments}); err != nil {
+		if err := json.NewEncoder(a.forData(a.stdout)).Encode(map[string]any{"wrong": wrong, "ailments": ailments}); err != nil {
 			return err
 		}
 	} else {

@@ -50,7 +50,7 @@ func (a *app) inspectCommand() *cobra.Command {
 			}
 			s := tell(args[0], w, workers)
 			if asJSON {
-				err = json.NewEncoder(a.stdout).Encode(s)
+				err = json.NewEncoder(a.forData(a.stdout)).Encode(s)
 			} else {
 				s.print(a.stdout)
 			}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -48,6 +49,7 @@ func usageError(format string, args ...any) error {
 
 // run is the program: it maps errors to exit codes and nothing else.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	queue.LogClient(slog.New(slog.DiscardHandler)) // commands say in their own words what Redis did not do
 	a := &app{stdin, stdout, stderr}
 	root := a.root()
 	root.SetArgs(args)
@@ -68,7 +70,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		code = execution.ExitUsage
 	}
 	if err.Error() != "" {
-		fmt.Fprintln(stderr, "bobbin:", err)
+		fmt.Fprintln(visible{stderr}, "bobbin:", err)
 	}
 	return code
 }

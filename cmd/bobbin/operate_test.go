@@ -118,3 +118,19 @@ func TestMetricsAndHealthThroughTheBinary(t *testing.T) {
 		require.Contains(t, bad.err, "BOBBIN_HTTP_ADDR")
 	})
 }
+
+// While Redis is away the client library writes nothing by itself: a command says it once, a worker in its log.
+func TestRedisAwayIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	s := (&shell{t, []string{asBobbin + "=1", "BOBBIN_PYTHON_WARM=0"}}).with("BOBBIN_REDIS_URL=redis://127.0.0.1:1/0", "BOBBIN_LOG_FORMAT=json")
+	status := s.do("", "status")
+	require.Equal(t, execution.ExitFailure, status.code)
+	require.Equal(t, 1, strings.Count(status.err, "\n"), status.err)
+	worker := s.do("", "worker")
+	require.Equal(t, execution.ExitFailure, worker.code)
+	for line := range strings.Lines(worker.err) {
+		if !strings.HasPrefix(line, "bobbin: ") {
+			require.True(t, json.Valid([]byte(line)), line)
+		}
+	}
+}

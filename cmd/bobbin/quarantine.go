@@ -42,7 +42,7 @@ func (a *app) quarantineList() *cobra.Command {
 			}
 			slices.SortFunc(list, func(a, b queue.Quarantined) int { return cmp.Compare(a.Workflow, b.Workflow) })
 			if asJSON {
-				return json.NewEncoder(a.stdout).Encode(list)
+				return json.NewEncoder(a.forData(a.stdout)).Encode(list)
 			}
 			if len(list) == 0 {
 				fmt.Fprintln(a.stderr, "no workflow is in quarantine")

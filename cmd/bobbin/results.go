@@ -62,7 +62,7 @@ func (a *app) results(cmd *cobra.Command, q *queue.Queue, from string, follow, a
 		}
 		for _, e := range entries {
 			from = e.StreamID
-			if err := printEntry(out, e, asJSON); err != nil {
+			if err := a.printEntry(out, e, asJSON); err != nil {
 				return err
 			}
 		}
@@ -78,14 +78,14 @@ func (a *app) results(cmd *cobra.Command, q *queue.Queue, from string, follow, a
 	}
 }
 
-func printEntry(out io.Writer, e queue.Entry, asJSON bool) error {
+func (a *app) printEntry(out io.Writer, e queue.Entry, asJSON bool) error {
 	r := e.Result
 	if asJSON {
 		document, err := json.Marshal(r)
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(out, "{\"stream_id\":%q,%s\n", e.StreamID, document[1:])
+		_, err = fmt.Fprintf(a.forData(out), "{\"stream_id\":%q,%s\n", e.StreamID, document[1:])
 		return err
 	}
 	what := string(r.Value)
@@ -93,21 +93,7 @@ func printEntry(out io.Writer, e queue.Entry, asJSON bool) error {
 		what = r.Err.Type + ": " + r.Err.Message
 	}
 	finished := time.UnixMilli(r.FinishedMS).Format("2006-01-02 15:04:05.000")
-	_, err := fmt.Fprintf(out, "%s  %s  %-9s  %s  %s  %.3f ms  %s\n", e.StreamID, finished, r.Status, r.ID, r.Workflow,
+	_, err := fmt.Fprintf(visible{out}, "%s  %s  %-9s  %s  %s  %.3f ms  %s\n", e.StreamID, finished, r.Status, r.ID, r.Workflow,
 		float64(r.Duration.Microseconds())/1000, shorten(what, 120))
 	return err
-}
-
-// shorten makes one short line of a text.
-func shorten(s string, limit int) string {
-	runes := []rune(s)
-	for i, r := range runes {
-		if r < ' ' {
-			runes[i] = ' '
-		}
-	}
-	if len(runes) > limit {
-		return string(runes[:limit]) + "…"
-	}
-	return string(runes)
 }

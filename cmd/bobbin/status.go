@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bobbin-run/bobbin/config"
+	"github.com/bobbin-run/bobbin/consumer"
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/queue"
 )
@@ -33,6 +36,7 @@ type workerStatus struct {
 	Runners        string `json:"runners"` // the languages it has, separated by commas
 	HeartbeatAgeMS int64  `json:"last_heartbeat_age_ms"`
 	Silent         bool   `json:"silent"` // its lease is over
+	runs           []consumer.Run
 }
 
 type queueStatus struct {
@@ -56,7 +60,7 @@ func (a *app) statusCommand() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(a.stdout).Encode(s)
+				return json.NewEncoder(a.forData(a.stdout)).Encode(s)
 			}
 			return s.print(a.stdout)
 		},
@@ -78,6 +82,9 @@ func readStatus(ctx context.Context, cfg *config.Config, q *queue.Queue) (*queue
 	for _, w := range workers {
 		s.Workers = append(s.Workers, describeWorker(w, depths.NowMS))
 	}
+	slices.SortFunc(s.Workers, func(a, b workerStatus) int {
+		return cmp.Or(cmp.Compare(a.rank(), b.rank()), cmp.Compare(a.Worker, b.Worker))
+	})
 	return s, nil
 }
 
@@ -92,7 +99,19 @@ func describeWorker(w queue.Worker, now int64) workerStatus {
 		Backpressure: w.Fields["backpressure"] == "1", Concurrency: number("concurrency"),
 		Running: number("running"), Stuck: number("stuck"), Processed: number("processed"), Failed: number("failed"),
 		RSSBytes: number("rss_bytes"), Version: w.Fields["version"], Runners: w.Fields["runners"], HeartbeatAgeMS: age,
-		Silent: w.HeartbeatMS <= 0 || age > max(number("lease_ms"), 1),
+		Silent: w.HeartbeatMS <= 0 || age > max(number("lease_ms"), 1), runs: runsOf(w),
+	}
+}
+
+// rank puts first what somebody should look at.
+func (w *workerStatus) rank() int {
+	switch {
+	case w.Silent:
+		return 0
+	case w.Stuck > 0:
+		return 1
+	default:
+		return 2
 	}
 }
 
@@ -104,13 +123,17 @@ func (s *queueStatus) print(out io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(out)
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	table := tabwriter.NewWriter(visible{out}, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "WORKER\tSTATE\tRUNNING\tSTUCK\tPROCESSED\tFAILED\tMEMORY\tLAST HEARTBEAT")
 	for _, w := range s.Workers {
 		fmt.Fprintf(table, "%s\t%s\t%d/%d\t%d\t%d\t%d\t%.0f MiB\t%s\n", w.Worker, w.condition(), w.Running, w.Concurrency,
 			w.Stuck, w.Processed, w.Failed, float64(w.RSSBytes)/(1<<20), w.age())
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(out, "\nThe first line is of now; what a worker runs is as of its last heartbeat.")
+	return err
 }
 
 func (w *workerStatus) condition() string {

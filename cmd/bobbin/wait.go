@@ -172,7 +172,7 @@ func (a *app) collect(ctx context.Context, q *queue.Queue, w *waiter, from strin
 			from = e.StreamID
 			if w.take(e.Result) {
 				quietSince = time.Now()
-				if err := json.NewEncoder(out).Encode(e.Result); err != nil {
+				if err := json.NewEncoder(a.forData(out)).Encode(e.Result); err != nil {
 					return err
 				}
 			}

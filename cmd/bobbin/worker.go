@@ -14,6 +14,7 @@ import (
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/internal/heap"
 	"github.com/bobbin-run/bobbin/internal/logging"
+	"github.com/bobbin-run/bobbin/queue"
 	"github.com/bobbin-run/bobbin/telemetry"
 )
 
@@ -31,6 +32,7 @@ func (a *app) workerCommand() *cobra.Command {
 				return err
 			}
 			log := logging.New(a.stderr, cfg.LogFormat, cfg.LogLevel, isTerminal(a.stderr))
+			queue.LogClient(log)
 			for _, unknown := range cfg.Unknown {
 				log.Warn("unknown variable in the environment", "variable", unknown, "closest", config.Closest(unknown))
 			}
