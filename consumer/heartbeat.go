@@ -206,7 +206,8 @@ type Run struct {
 	Asked    bool   `json:"cancel_asked,omitempty"`
 }
 
-const maxRuns = 20
+// MaxRuns is how many executions a registration lists at most.
+const MaxRuns = 20
 
 // runs lists the executions that run, the oldest first, as JSON. Of many it shows the oldest.
 func (w *Worker) runs() string {
@@ -216,7 +217,7 @@ func (w *Worker) runs() string {
 	running := w.pool.Running(false)
 	slices.SortFunc(running, func(a, b pool.Running) int { return a.Started.Compare(b.Started) })
 	list := []Run{}
-	for _, r := range running[:min(len(running), maxRuns)] {
+	for _, r := range running[:min(len(running), MaxRuns)] {
 		j := r.Job.(*job)
 		list = append(list, Run{ID: r.ID, Workflow: j.context.Workflow, SinceMS: j.redisClock(r.Started), Stuck: r.Stuck, Asked: !r.Cancelled.IsZero()})
 	}

@@ -25,8 +25,9 @@ type Whereabouts struct {
 	Attempts    int64             `json:"attempts"`         // spent
 	Recoveries  int64             `json:"recoveries"`       // of those, because a worker died
 	Context     string            `json:"context,omitempty"`
-	Result      *execution.Result `json:"-"`
+	Result      *execution.Result `json:"-"`                   // the newest: of an ID in use again, an earlier one
 	ResultAt    string            `json:"result_at,omitempty"` // its ID in the stream
+	DeadAt      string            `json:"dead_at,omitempty"`   // the ID of its entry in dead
 	Lines       []map[string]any  `json:"lines,omitempty"`     // the last ones of its log
 	Searched    int64             `json:"-"`                   // results that were looked through
 }
@@ -34,6 +35,32 @@ type Whereabouts struct {
 // Inspect finds out where an execution is. A result is looked for among the newest ones, at most search of them. It costs one
 // pass over pending, so it is for people.
 func (q *Queue) Inspect(ctx context.Context, id string, search int64) (*Whereabouts, error) {
+	w, err := q.locate(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := q.findResult(ctx, id, search, w); err != nil {
+		return nil, err
+	}
+	if w.Result != nil && w.InUse() { // it may have ended between the two: then it is in use no more
+		again, err := q.locate(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		again.Result, again.ResultAt, again.Searched = w.Result, w.ResultAt, w.Searched
+		w = again
+	}
+	w.DeadAt, _, err = q.findNewest(ctx, q.Keys.Dead, id, search)
+	return w, err
+}
+
+// InUse says that something is kept of an execution that has not ended, so that a result is an earlier one's.
+func (w *Whereabouts) InUse() bool {
+	return w.Position > 0 || w.Handoff || w.Token != "" || w.DueMS > 0 || w.Context != ""
+}
+
+// locate reads every place but the results, all at one moment.
+func (q *Queue) locate(ctx context.Context, id string) (*Whereabouts, error) {
 	k, w := q.Keys, &Whereabouts{}
 	tx := q.rdb.TxPipeline()
 	now, at, length := tx.Time(ctx), tx.LPos(ctx, k.Pending, id, redis.LPosArgs{}), tx.LLen(ctx, k.Pending)
@@ -55,7 +82,7 @@ func (q *Queue) Inspect(ctx context.Context, id string, search int64) (*Whereabo
 	for i := len(lines.Val()) - 1; i >= 0; i-- {
 		w.Lines = append(w.Lines, lines.Val()[i].Values)
 	}
-	return w, q.findResult(ctx, id, search, w)
+	return w, nil
 }
 
 // holder is the incarnation in a claim token.
@@ -68,25 +95,39 @@ func holder(token string) string {
 }
 
 func (q *Queue) findResult(ctx context.Context, id string, search int64, w *Whereabouts) error {
+	at, searched, err := q.findNewest(ctx, q.Keys.Results, id, search)
+	w.Searched = searched
+	if err != nil || at == "" {
+		return err
+	}
+	messages, err := q.rdb.XRange(ctx, q.Keys.Results, at, at).Result()
+	if err != nil || len(messages) == 0 { // trimmed just now
+		return wrap("inspect", err)
+	}
+	w.Result, w.ResultAt = entries(messages)[0].Result, at
+	return nil
+}
+
+// findNewest looks through the newest entries of a stream for an execution's, and says where it is and how many it looked at.
+func (q *Queue) findNewest(ctx context.Context, stream, id string, search int64) (at string, searched int64, err error) {
 	const page = 2000
-	for to := "+"; w.Searched < search; {
-		messages, err := q.rdb.XRevRangeN(ctx, q.Keys.Results, to, "-", page).Result()
+	for to := "+"; searched < search; {
+		messages, err := q.rdb.XRevRangeN(ctx, stream, to, "-", min(page, search-searched)).Result()
 		if err != nil {
-			return wrap("inspect", err)
+			return "", searched, wrap("inspect", err)
 		}
 		for _, m := range messages {
-			w.Searched++
+			searched++
 			if m.Values["execution_id"] == id {
-				w.Result, w.ResultAt = entries([]redis.XMessage{m})[0].Result, m.ID
-				return nil
+				return m.ID, searched, nil
 			}
 		}
 		if len(messages) < page {
-			return nil
+			return "", searched, nil
 		}
 		to = "(" + messages[len(messages)-1].ID
 	}
-	return nil
+	return "", searched, nil
 }
 
 // Oldest returns the ID that waits longest, or "".

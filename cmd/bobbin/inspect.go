@@ -20,10 +20,11 @@ import (
 type story struct {
 	ID string `json:"execution_id"`
 	*queue.Whereabouts
-	State   string            `json:"state"` // pending, hand-off, claimed, running, stuck, scheduled, ended, unknown
+	State   string            `json:"state"` // pending, hand-off, claimed, running, stuck, scheduled, unlisted, ended, unknown
 	Running *consumer.Run     `json:"running,omitempty"`
-	Ended   *execution.Result `json:"result,omitempty"`
+	Ended   *execution.Result `json:"result,omitempty"` // in another state than ended: how the ID ended an earlier time
 	worker  *queue.Worker
+	runs    []consumer.Run // what the worker lists
 }
 
 func (a *app) inspectCommand() *cobra.Command {
@@ -52,7 +53,7 @@ func (a *app) inspectCommand() *cobra.Command {
 			if asJSON {
 				err = json.NewEncoder(a.forData(a.stdout)).Encode(s)
 			} else {
-				s.print(a.stdout)
+				s.print(a.forPeople())
 			}
 			if err == nil && s.State == "unknown" {
 				return &exitError{code: execution.ExitFailure}
@@ -67,20 +68,18 @@ func (a *app) inspectCommand() *cobra.Command {
 
 // tell puts together what Redis and the worker's registration say.
 func tell(id string, w *queue.Whereabouts, workers []queue.Worker) *story {
-	s := &story{ID: id, Whereabouts: w, State: "unknown"}
+	s := &story{ID: id, Whereabouts: w, State: "unknown", Ended: w.Result}
 	for i := range workers {
 		if workers[i].Incarnation != w.Incarnation || w.Incarnation == "" {
 			continue
 		}
 		s.worker = &workers[i]
-		runs := runsOf(workers[i])
-		if at := slices.IndexFunc(runs, func(r consumer.Run) bool { return r.ID == id }); at >= 0 {
-			s.Running = &runs[at]
+		s.runs = runsOf(workers[i])
+		if at := slices.IndexFunc(s.runs, func(r consumer.Run) bool { return r.ID == id }); at >= 0 {
+			s.Running = &s.runs[at]
 		}
 	}
-	switch {
-	case w.Result != nil:
-		s.State, s.Ended = "ended", w.Result
+	switch { // where it is comes before how it ended an earlier time
 	case s.Running != nil && s.Running.Stuck:
 		s.State = "stuck"
 	case s.Running != nil:
@@ -93,6 +92,10 @@ func tell(id string, w *queue.Whereabouts, workers []queue.Worker) *story {
 		s.State = "pending"
 	case w.Handoff:
 		s.State = "hand-off"
+	case w.Context != "":
+		s.State = "unlisted"
+	case w.Result != nil:
+		s.State = "ended"
 	}
 	return s
 }
@@ -120,8 +123,14 @@ func (s *story) print(out io.Writer) {
 	if at, ok := submitted(s.ID); ok {
 		line("submitted", "%s, %s ago (from its ID)", clock(at), age(s.NowMS-at))
 	}
-	if s.Ended != nil {
+	switch {
+	case s.State == "ended":
 		s.printResult(line)
+	case s.Ended != nil:
+		line("earlier", "the ID ended before: %s %s, %s in results", s.Ended.Status, clock(s.Ended.FinishedMS), s.ResultAt)
+	}
+	if s.DeadAt != "" {
+		line("dead", "kept with its context, %s in dead: bobbin dead retry %s runs it again", s.DeadAt, s.ID)
 	}
 	for i, entry := range s.Lines {
 		label := ""
@@ -143,12 +152,26 @@ func (s *story) sentence() string {
 	case "running", "stuck":
 		return fmt.Sprintf("%s on %s since %s, for %s%s", s.State, s.Incarnation, clock(s.Running.SinceMS), age(s.NowMS-s.Running.SinceMS), s.silence())
 	case "claimed":
-		return fmt.Sprintf("claimed by %s%s", s.Incarnation, s.silence())
+		return fmt.Sprintf("claimed by %s, %s%s", s.Incarnation, s.claimedSince(), s.silence())
+	case "unlisted":
+		return "not queued: it has a context and is in no list; pushed it never was, or it is lost: bobbin doctor --repair queues it"
 	case "ended":
 		return fmt.Sprintf("ended: %s", s.Ended.Status)
 	default:
 		return fmt.Sprintf("unknown: nothing of it is in Redis, and it is not among the newest %d results", s.Searched)
 	}
+}
+
+// claimedSince says what is known of when an execution was claimed that its worker does not list as running.
+func (s *story) claimedSince() string {
+	switch {
+	case s.worker == nil:
+		return "since when is not known"
+	case len(s.runs) >= consumer.MaxRuns:
+		return fmt.Sprintf("since when is not known: it is not among the %d that run there longest, which began before %s", len(s.runs),
+			clock(s.runs[len(s.runs)-1].SinceMS))
+	}
+	return fmt.Sprintf("since when is not known: it was not running at that worker's last heartbeat, %s ago", age(s.NowMS-s.worker.HeartbeatMS))
 }
 
 // silence says what is wrong with the worker that holds it.
@@ -166,6 +189,9 @@ func (s *story) silence() string {
 
 func (s *story) printContext(line func(label, format string, args ...any)) {
 	if s.Context == "" {
+		if s.InUse() {
+			line("context", "none: it is rejected when it is claimed")
+		}
 		return
 	}
 	x, err := execution.ParseContext([]byte(s.Context))
@@ -174,11 +200,7 @@ func (s *story) printContext(line func(label, format string, args ...any)) {
 		return
 	}
 	line("workflow", "%s, function %s", x.Workflow, x.Function)
-	params := string(x.Params)
-	if len(params) > 200 {
-		params = params[:200] + "…"
-	}
-	line("params", "%s", params)
+	line("params", "%s", shorten(string(x.Params), 200))
 }
 
 func (s *story) printResult(line func(label, format string, args ...any)) {
@@ -196,11 +218,7 @@ func (s *story) printResult(line func(label, format string, args ...any)) {
 		}
 		return
 	}
-	value := string(r.Value)
-	if len(value) > 500 {
-		value = value[:500] + "…"
-	}
-	line("result", "%s", value)
+	line("result", "%s", shorten(string(r.Value), 500))
 }
 
 // submitted reads the moment, in Unix milliseconds, from an ID that is a UUID of version 7, as bobbin submit makes them.

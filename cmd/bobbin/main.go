@@ -96,7 +96,7 @@ func (a *app) root() *cobra.Command {
 	})
 	root.AddCommand(a.workerCommand(), a.superviseCommand(), a.submitCommand(), a.resultsCommand(), a.modulesCommand(), a.statusCommand(),
 		a.cancelCommand(), a.demoCommand(), a.devCommand(), a.healthcheckCommand(), a.doctorCommand(), a.keygenCommand(), a.benchCommand(),
-		a.inspectCommand(), a.quarantineCommand(), a.topCommand())
+		a.inspectCommand(), a.deadCommand(), a.quarantineCommand(), a.topCommand())
 	root.AddCommand(a.controlCommands()...)
 	return root
 }

@@ -5,14 +5,18 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/bobbin-run/bobbin/consumer"
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/internal/redistest"
+	"github.com/bobbin-run/bobbin/queue"
 )
 
 // An execution's whole story, as inspect, top and stacks tell it.
@@ -51,6 +55,48 @@ func TestInspectTopAndStacks(t *testing.T) {
 		require.Eventually(t, func() bool { return strings.Contains(s.ok("inspect", "orphan"), "running on ") }, patience, pollEvery)
 		w.signal(syscall.SIGKILL)
 		require.Eventually(t, func() bool { return strings.Contains(s.ok("inspect", "orphan"), "last heard of ") }, patience, pollEvery)
+	})
+}
+
+// Where an execution is now comes first, whatever its ID was before.
+func TestInspectTellsNowFromBefore(t *testing.T) {
+	t.Parallel()
+	redistest.Each(t, func(t *testing.T, server *redistest.Server) {
+		s := setup(t, server)
+		s.ok("modules", "push", workflows(t, testModules))
+		w := s.worker()
+		s.ok("submit", "echo.star", "--id", "again", "--wait")
+		require.Contains(t, s.ok("inspect", "again"), "ended: succeeded")
+		s.ok("submit", "sleep.star", "--params", `{"seconds":60}`, "--id", "again")
+		require.Eventually(t, func() bool {
+			return strings.Contains(s.ok("inspect", "again"), "state       running on ")
+		}, patience, pollEvery)
+		require.Contains(t, s.ok("inspect", "again"), "earlier     the ID ended before: succeeded ")
+		told := map[string]any{}
+		require.NoError(t, json.Unmarshal([]byte(s.ok("inspect", "again", "--json")), &told))
+		require.Equal(t, "running", told["state"])
+		s.ok("cancel", "again")
+
+		s.do("", "submit", "fail.star", "--id", "corpse", "--wait")
+		require.Contains(t, s.ok("inspect", "corpse"), "bobbin dead retry corpse runs it again")
+		require.Regexp(t, `corpse +fail\.star +failed +StarlarkError: .*on purpose`, s.ok("dead", "list"))
+		listed := results(t, s.ok("dead", "list", "--json"))
+		require.JSONEq(t, `{"workflow":"fail.star","params":{}}`, listed[0]["context"].(string))
+		w.signal(syscall.SIGTERM)
+		require.Zero(t, w.exits())
+		require.Equal(t, "corpse\n", s.ok("dead", "retry", "corpse"))
+		require.Contains(t, s.ok("inspect", "corpse"), "pending at position 1 of 1")
+		require.Contains(t, s.do("", "dead", "retry", "corpse").err, "is not in dead")
+		require.Contains(t, s.ok("status"), "0 dead")
+
+		ctx, rdb := t.Context(), server.Client()
+		require.NoError(t, rdb.HSet(ctx, server.Prefix+":{default}:executions", "lone", `{"workflow":"echo.star"}`).Err())
+		require.Contains(t, s.ok("inspect", "lone"), "not queued: ")
+		require.NoError(t, rdb.LPush(ctx, server.Prefix+":{default}:pending", "bare").Err())
+		require.Contains(t, s.ok("inspect", "bare"), "context     none: it is rejected")
+		require.NoError(t, rdb.XAdd(ctx, &redis.XAddArgs{Stream: server.Prefix + ":{default}:logs:lone",
+			Values: map[string]any{"at_ms": 1, "level": "INFO", "line": "\x1b[2Jgone"}}).Err())
+		require.Contains(t, s.ok("inspect", "lone"), `\u001b[2Jgone`)
 	})
 }
 
@@ -126,11 +172,25 @@ func TestRedisAwayIsSaidOnce(t *testing.T) {
 	status := s.do("", "status")
 	require.Equal(t, execution.ExitFailure, status.code)
 	require.Equal(t, 1, strings.Count(status.err, "\n"), status.err)
-	worker := s.do("", "worker")
-	require.Equal(t, execution.ExitFailure, worker.code)
-	for line := range strings.Lines(worker.err) {
-		if !strings.HasPrefix(line, "bobbin: ") {
-			require.True(t, json.Valid([]byte(line)), line)
-		}
+	worker := s.start("worker")
+	worker.says("redis does not answer yet")
+	for line := range strings.Lines(worker.log.String()) {
+		require.True(t, json.Valid([]byte(line)), line)
 	}
+}
+
+// Of an execution that its worker does not list, inspect says what can be known.
+func TestInspectSaysWhatIsKnownOfAClaim(t *testing.T) {
+	t.Parallel()
+	at := &queue.Whereabouts{NowMS: 5000, Token: "vm-a:1:1", Incarnation: "vm-a", Context: `{"workflow":"echo.star"}`}
+	worker := func(runs ...consumer.Run) []queue.Worker {
+		document, err := json.Marshal(runs)
+		require.NoError(t, err)
+		return []queue.Worker{{Incarnation: "vm-a", HeartbeatMS: 4000, Fields: map[string]string{"executions": string(document), "state": "ACTIVE", "lease_ms": "9000"}}}
+	}
+	require.Equal(t, "claimed by vm-a, since when is not known: it was not running at that worker's last heartbeat, 1s ago", tell("x", at, worker()).sentence())
+	full := slices.Repeat([]consumer.Run{{ID: "other", SinceMS: 3000}}, consumer.MaxRuns)
+	require.Contains(t, tell("x", at, worker(full...)).sentence(), "not among the 20 that run there longest, which began before 1970-01-01 00:00:03.000Z")
+	require.Contains(t, tell("x", at, nil).sentence(), "since when is not known, which is not registered")
+	require.Equal(t, "running on vm-a since 1970-01-01 00:00:03.000Z, for 2s", tell("other", at, worker(full...)).sentence())
 }
