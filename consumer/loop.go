@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bobbin-run/bobbin/control"
@@ -255,27 +256,34 @@ func (b *brain) cancel(id string) int {
 	return b.w.pool.Cancel(pool.ErrCancelled, func(t pool.Task) bool { return t.ID == id })
 }
 
-// stacks logs what every running execution is doing, and returns it.
+// stacks logs what every running execution is doing, and returns it: in the words of its runner where it has some, else as the
+// stack of its goroutine, which only says how the runner waits.
 func (b *brain) stacks() string {
 	running := b.w.pool.Running(true)
+	own := make([]string, len(running))
+	var asking sync.WaitGroup
+	for i, r := range running { // all at once: each may take a moment to answer
+		asking.Go(func() { own[i] = b.w.stackOf(r.ID) })
+	}
+	asking.Wait()
 	var all strings.Builder
-	for _, r := range running {
+	for i, r := range running {
 		j := r.Job.(*job)
 		attrs := append(j.attrs(), "running_for", time.Since(r.Started).Round(time.Millisecond), "slot", r.Slot, "stuck", r.Stuck)
 		if r.Cause != nil {
 			attrs = append(attrs, "cancelled_because", r.Cause, "cancelled_for", time.Since(r.Cancelled).Round(time.Millisecond))
 		}
-		b.w.log.Info("execution running", append(attrs, "stack", r.Stack)...)
-		if own := b.w.stackOf(r.ID); own != "" {
-			r.Stack = own + "\n\n" + r.Stack
+		if own[i] != "" {
+			attrs, r.Stack = append(attrs, "goroutine", r.Stack), own[i]
 		}
+		b.w.log.Info("execution running", append(attrs, "stack", r.Stack)...)
 		fmt.Fprintf(&all, "execution %s, workflow %s, running for %s\n%s\n\n", r.ID, j.context.Workflow, time.Since(r.Started).Round(time.Millisecond), r.Stack)
 	}
 	b.w.log.Info("end of running executions", "running", len(running))
 	return clip(all.String())
 }
 
-// stackOf is what a runner says of an execution that it runs outside of this process.
+// stackOf is what a runner says of where an execution is, in the language of the workflow; "" where it cannot tell.
 func (w *Worker) stackOf(id string) string {
 	for _, r := range w.built {
 		if teller, ok := r.(interface{ Stack(id string) string }); ok {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -174,8 +176,8 @@ func (a *app) awaitReceipts(ctx context.Context, q *queue.Queue, c control.Comma
 		}
 		a.printReceipt(c, receipt)
 	}
-	for worker := range awaited {
-		fmt.Fprintf(a.stdout, "%s: no answer within %s; the command stays stored for its next heartbeat\n", worker, timeout)
+	for _, worker := range slices.Sorted(maps.Keys(awaited)) {
+		fmt.Fprintf(a.forPeople(), "%s: no answer within %s; the command stays stored for its next heartbeat\n", worker, timeout)
 	}
 	if len(awaited) > 0 || refused > 0 {
 		return &exitError{code: execution.ExitFailure, message: fmt.Sprintf("%s: %d did not answer, %d refused", c.Verb, len(awaited), refused)}
@@ -200,14 +202,18 @@ func (a *app) printReceipt(c control.Command, r *control.Receipt) {
 		if r.Stacks == "" {
 			r.Stacks = "nothing runs\n"
 		}
-		fmt.Fprintf(a.stdout, "%s, %s:\n\n%s\n", r.Worker, r.State, strings.TrimRight(r.Stacks, "\n"))
+		fmt.Fprintf(a.forPeople(), "%s, %s:\n\n%s\n\n", r.Worker, r.State, strings.TrimRight(r.Stacks, "\n"))
 		return
 	}
-	line := fmt.Sprintf("%s: %s %s, now %s", r.Worker, c.Verb, r.Outcome, r.State)
+	state := string(r.State)
+	if c.Verb == control.Pause && r.Outcome == control.Accepted && r.State == execution.Active {
+		state += " (paused)"
+	}
+	line := fmt.Sprintf("%s: %s %s, now %s", r.Worker, c.Verb, r.Outcome, state)
 	if r.Reason != "" {
 		line += " (" + r.Reason + ")"
 	}
-	fmt.Fprintln(a.stdout, line)
+	fmt.Fprintln(a.forPeople(), line)
 }
 
 func (a *app) cancelCommand() *cobra.Command {
@@ -267,7 +273,7 @@ func (a *app) awaitCancel(ctx context.Context, q *queue.Queue, c control.Command
 			return err
 		}
 		if receipt != nil && receipt.Outcome == control.Accepted {
-			fmt.Fprintf(a.stdout, "%s: being cancelled by %s; its result will say what came of it\n", c.ExecutionID, receipt.Worker)
+			fmt.Fprintf(a.forPeople(), "%s: being cancelled by %s; its result will say what came of it\n", c.ExecutionID, receipt.Worker)
 			return nil
 		}
 	}

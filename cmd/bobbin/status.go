@@ -132,7 +132,7 @@ func (s *queueStatus) print(out io.Writer) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(out, "\nThe first line is of now; what a worker runs is as of its last heartbeat.")
+	_, err := fmt.Fprintln(out, "\nThe first line is as of now, what a worker runs as of its last heartbeat.")
 	return err
 }
 

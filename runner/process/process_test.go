@@ -332,6 +332,7 @@ def main():
 			_, _ = r.Run(ctx, &runner.Call{ID: "deep", Workflow: "deep.py", Function: "main", Params: json.RawMessage("{}"), Meta: json.RawMessage("{}")})
 		})
 		require.Eventually(t, func() bool { return strings.Contains(r.Stack("deep"), `File "deep.py", line 4 in inner_most`) }, 20*time.Second, 50*time.Millisecond)
+		require.NotContains(t, r.Stack("deep"), "<bobbin>", "the workflow's own lines alone")
 		require.Empty(t, r.Stack("another"))
 		cancel()
 		running.Wait()

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"strings"
 	"syscall"
 	"time"
 )
@@ -40,8 +41,38 @@ func (i *interpreter) dump() string {
 			return ""
 		case <-time.After(10 * time.Millisecond): // written in one go: once something is there, all of it is
 			if i.output.total.Load() > before {
-				return i.output.last()
+				return ownFrames(i.output.last())
 			}
 		}
 	}
+}
+
+// ownFrames leaves the shim's frames out of the stacks of an interpreter's threads, and threads that have no others: what is left
+// is the workflow's.
+func ownFrames(dump string) string {
+	var kept, thread []string
+	own, shim := false, false
+	next := func() {
+		if own {
+			kept = append(kept, thread...)
+		}
+		thread, own, shim = nil, false, false
+	}
+	for line := range strings.Lines(dump) {
+		frame := strings.HasPrefix(line, "  File ")
+		if !frame {
+			next()
+		}
+		shim = shim || strings.HasPrefix(line, `  File "<bobbin>"`)
+		if shim && frame && (strings.Contains(line, `"<bobbin>"`) || strings.Contains(line, `"<string>"`)) {
+			continue // what called the shim is no more of the workflow
+		}
+		own = own || frame
+		thread = append(thread, line)
+	}
+	next()
+	if len(kept) == 0 {
+		return dump
+	}
+	return strings.TrimSpace(strings.Join(kept, ""))
 }

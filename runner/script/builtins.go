@@ -86,14 +86,17 @@ func sleep(thread *starlark.Thread, b *starlark.Builtin, args starlark.Tuple, kw
 	if !ok || !(seconds >= 0 && seconds <= maxSleep.Seconds()) { // as written, NaN is refused too
 		return nil, fmt.Errorf("sleep: seconds is %s, expected a number from 0 to %.0f", value, maxSleep.Seconds())
 	}
-	ctx := contextOf(thread)
 	timer := time.NewTimer(time.Duration(seconds * float64(time.Second)))
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return starlark.None, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	run := runningOf(thread)
+	for run.answer(thread); ; run.answer(thread) {
+		select {
+		case <-timer.C:
+			return starlark.None, nil
+		case <-run.ctx.Done():
+			return nil, context.Cause(run.ctx)
+		case run.question = <-run.listen():
+		}
 	}
 }
 

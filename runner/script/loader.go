@@ -166,7 +166,7 @@ func (n *node) load(ctx context.Context, maxSteps uint64) (*module, error) {
 }
 
 func (n *node) run(ctx context.Context, deps map[string]*module, maxSteps uint64) (*module, error) {
-	thread, stop := newThread(&running{ctx: ctx}, n.path, maxSteps)
+	thread, stop := newThread(&running{ctx: ctx, maxSteps: maxSteps}, n.path)
 	defer stop()
 	thread.Load = func(_ *starlark.Thread, wanted string) (starlark.StringDict, error) {
 		target, err := resolvePath(n.path, wanted)

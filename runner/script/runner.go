@@ -65,6 +65,7 @@ type Runner struct {
 	store  Store
 	opts   Options
 	loader loader
+	asked  asked
 }
 
 // New returns a runner that reads modules from the store.
@@ -110,24 +111,32 @@ func (r *Runner) call(ctx context.Context, call *runner.Call, g *generation) (st
 	if err != nil {
 		return nil, err
 	}
-	thread, stop := newThread(&running{ctx, call}, string(call.ID), r.opts.MaxSteps)
+	run := &running{ctx: ctx, call: call, maxSteps: r.opts.MaxSteps, sources: g.sources, asked: &r.asked}
+	thread, stop := newThread(run, string(call.ID))
 	defer stop()
+	defer run.leave()
 	return starlark.Call(thread, function.Function, args, kwargs)
 }
 
 // running is what a thread runs: an execution, or, where call is nil, the top level of a module, which belongs to none.
 type running struct {
-	ctx  context.Context
-	call *runner.Call
+	ctx      context.Context
+	call     *runner.Call
+	maxSteps uint64            // 0: any number
+	sources  map[string]string // of its modules, for its stack
+	asked    *asked
+
+	// Its goroutine's own:
+	place    *place        // where it is asked, once it has run for a moment
+	question chan<- string // who asked and has no answer yet
+	tries    int           // steps taken since
 }
 
 // newThread returns a thread that stops between two steps once the context ends. stop gives back what it holds.
-func newThread(r *running, name string, maxSteps uint64) (thread *starlark.Thread, stop func() bool) {
-	thread = &starlark.Thread{Name: name, Print: printToLog}
+func newThread(r *running, name string) (thread *starlark.Thread, stop func() bool) {
+	thread = &starlark.Thread{Name: name, Print: printToLog, OnMaxSteps: look}
 	thread.SetLocal(runningKey, r)
-	if maxSteps > 0 {
-		thread.SetMaxExecutionSteps(maxSteps)
-	}
+	r.lookLater(thread)
 	return thread, context.AfterFunc(r.ctx, func() { thread.Cancel("cancelled") })
 }
 
@@ -164,12 +173,7 @@ func describe(ctx context.Context, err error, sources map[string]string) error {
 func traceback(e *starlark.EvalError, sources map[string]string) string {
 	var b strings.Builder
 	b.WriteString("Traceback (most recent call last):\n")
-	for _, frame := range e.CallStack {
-		fmt.Fprintf(&b, "  %s: in %s\n", frame.Pos, frame.Name)
-		if line := sourceLine(sources[frame.Pos.Filename()], int(frame.Pos.Line)); line != "" {
-			fmt.Fprintf(&b, "    %s\n", line)
-		}
-	}
+	writeFrames(&b, e.CallStack, sources)
 	fmt.Fprintf(&b, "Error: %s", e.Msg)
 	return b.String()
 }

@@ -329,6 +329,38 @@ func TestMaxSteps(t *testing.T) {
 	s := &shelf{sources: map[string]string{"a.star": "def main():\n  while True: pass"}}
 	b := &bench{Runner: script.New(s, script.Options{MaxSteps: 10_000}), t: t, shelf: s}
 	require.Contains(t, b.fails("a.star", `{}`).Message, "too many steps")
+	b = &bench{Runner: script.New(s, script.Options{MaxSteps: 200_000}), t: t, shelf: s}
+	require.Contains(t, b.fails("a.star", `{}`).Message, "too many steps", "also far beyond the first look")
+}
+
+// An execution that loops or sleeps says where it is, down to the line and through what it loaded; once it ended it is forgotten.
+func TestStackSaysWhereAnExecutionIs(t *testing.T) {
+	t.Parallel()
+	for name, body := range map[string]string{"loops": "while True: x += 1", "sleeps": "sleep(1000)"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, map[string]string{
+				"lib/deep.star": "def inner():\n  x = 1\n  " + body,
+				"a.star":        "load('lib/deep.star', 'inner')\ndef main():\n  inner()",
+			})
+			require.Empty(t, b.Stack("7f3a"))
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			var running sync.WaitGroup
+			running.Go(func() { _, _ = b.Run(ctx, b.call("a.star", `{}`)) })
+			stack := ""
+			require.Eventually(t, func() bool {
+				stack = b.Stack("7f3a")
+				return stack != ""
+			}, 20*time.Second, time.Millisecond)
+			require.True(t, strings.HasPrefix(stack, "Stack (most recent call last):\n  a.star:3:8: in main\n    inner()\n  lib/deep.star:3:"), stack)
+			require.Contains(t, stack, body)
+			require.Empty(t, b.Stack("another"))
+			cancel()
+			running.Wait()
+			require.Empty(t, b.Stack("7f3a"))
+		})
+	}
 }
 
 const tenLines = `def main(items, factor = 2):
