@@ -79,7 +79,7 @@ func (a *app) report(ailments []queue.Ailment, asJSON bool) error {
 			return err
 		}
 	} else {
-		printAilments(a.stdout, ailments)
+		printAilments(a.forPeople(), ailments)
 	}
 	if wrong > 0 {
 		return &exitError{code: execution.ExitFailure}

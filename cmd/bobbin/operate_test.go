@@ -110,6 +110,13 @@ func TestQuarantineThroughTheBinary(t *testing.T) {
 		s.ok("modules", "push", workflows(t, testModules))
 		s.worker()
 		require.Contains(t, s.do("", "quarantine", "list").err, "no workflow is in quarantine")
+		for _, bad := range []string{"", "a b\n"} {
+			r := s.do("", "quarantine", "add", bad)
+			require.Equal(t, execution.ExitUsage, r.code)
+			require.Contains(t, r.err, "workflow")
+		}
+		require.Contains(t, s.do("", "quarantine", "add", "ecoh.star").err, `no module "ecoh.star" is published`)
+		s.ok("quarantine", "remove", "ecoh.star")
 		s.ok("quarantine", "add", "echo.star", "--why", "it is too loud")
 		require.Contains(t, s.ok("quarantine", "list"), "it is too loud")
 		require.Eventually(t, func() bool {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/queue"
 )
 
@@ -48,14 +50,14 @@ func (a *app) quarantineList() *cobra.Command {
 				fmt.Fprintln(a.stderr, "no workflow is in quarantine")
 				return nil
 			}
-			table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+			table := tabwriter.NewWriter(a.forPeople(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(table, "WORKFLOW\tSINCE\tWHY")
 			for _, one := range list {
 				since := "?"
 				if one.SinceMS > 0 {
 					since = time.UnixMilli(one.SinceMS).UTC().Format(time.RFC3339)
 				}
-				fmt.Fprintf(table, "%s\t%s\t%s\n", one.Workflow, since, one.Why)
+				fmt.Fprintf(table, "%s\t%s\t%s\n", one.Workflow, since, shorten(one.Why, 200))
 			}
 			return table.Flush()
 		},
@@ -69,22 +71,50 @@ func (a *app) quarantineAdd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "add WORKFLOW", Short: "Have a workflow refused, within a heartbeat", Args: exactly("WORKFLOW"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkWorkflow(args[0]); err != nil {
+				return usageError("quarantine add: %v", err)
+			}
 			_, q, err := connect()
 			if err != nil {
 				return err
 			}
 			defer func() { _ = q.Close() }()
 			added, err := q.QuarantineAdd(cmd.Context(), args[0], why)
-			if err == nil && !added {
-				fmt.Fprintf(a.stderr, "%s is in quarantine already\n", args[0])
-			} else if err == nil {
-				fmt.Fprintf(a.stderr, "%s is refused within a heartbeat\n", args[0])
+			if err != nil {
+				return err
 			}
-			return err
+			if !added {
+				fmt.Fprintf(a.stderr, "%s is in quarantine already\n", args[0])
+				return nil
+			}
+			fmt.Fprintf(a.stderr, "%s is refused within a heartbeat\n", args[0])
+			return a.warnUnpublished(cmd.Context(), q, args[0])
 		},
 	}
 	cmd.Flags().StringVar(&why, "why", "by an operator", "shown by list")
 	return cmd
+}
+
+// checkWorkflow says what is wrong with the name of a workflow, as a context with it would be told.
+func checkWorkflow(name string) error {
+	document, err := json.Marshal(map[string]string{"workflow": name})
+	if err != nil {
+		return err
+	}
+	_, err = execution.ParseContext(document)
+	return err
+}
+
+// warnUnpublished says that a name may be misspelt. The names of Go handlers are known to their workers alone.
+func (a *app) warnUnpublished(ctx context.Context, q *queue.Queue, workflow string) error {
+	_, sources, err := q.Modules(ctx)
+	if err != nil || builtinHandlers().Has(workflow) {
+		return err
+	}
+	if _, published := sources[workflow]; !published {
+		fmt.Fprintf(a.stderr, "note: no module %q is published; unless it is a Go handler, its name is misspelt (bobbin modules list)\n", workflow)
+	}
+	return nil
 }
 
 func (a *app) quarantineRemove() *cobra.Command {
