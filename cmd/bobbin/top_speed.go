@@ -37,6 +37,7 @@ type ended struct {
 	duration  time.Duration // -1: it never ran
 	waitMS    int64         // from submission to claim; -1: not known
 	succeeded bool
+	weight    float64 // how many it stands for: 1, or more where not all that ended was read
 }
 
 // next is what to read next: results after which, and how many at most.
@@ -50,11 +51,15 @@ func (s *speed) take(r *reading) {
 	if n := len(s.counts); n > 0 && r.added < s.counts[n-1].added {
 		s.counts = nil // the stream was trimmed where nothing else counts, or made anew
 	}
+	each := 1.0
+	if n := len(s.counts); n > 0 && len(r.results) > 0 {
+		each = max(float64(r.added-s.counts[n-1].added)/float64(len(r.results)), 1)
+	}
 	s.counts = slices.DeleteFunc(append(s.counts, count{s.nowMS, r.added}), func(c count) bool { return c.atMS < from })
 	weight := 0
 	for _, e := range r.results {
 		s.since = e.StreamID
-		s.sample = append(s.sample, endedOf(e))
+		s.sample = append(s.sample, endedOf(e, each))
 		weight += len(e.Result.Value) + len(e.Result.Meta)
 		if e.Result.Err != nil {
 			weight += len(e.Result.Err.Traceback)
@@ -69,9 +74,9 @@ func (s *speed) take(r *reading) {
 	s.sample = slices.DeleteFunc(s.sample, func(e ended) bool { return e.atMS < from })
 }
 
-func endedOf(e queue.Entry) ended {
+func endedOf(e queue.Entry, each float64) ended {
 	r := e.Result
-	one := ended{atMS: queue.StreamMS(e.StreamID), duration: -1, waitMS: -1, succeeded: r.Status == execution.Succeeded}
+	one := ended{atMS: queue.StreamMS(e.StreamID), duration: -1, waitMS: -1, succeeded: r.Status == execution.Succeeded, weight: each}
 	if r.StartedMS > 0 && r.Status != execution.Rejected {
 		one.duration = r.Duration
 	}
@@ -98,27 +103,29 @@ func (s *speed) rate() (perSecond float64, over time.Duration) {
 // figures are the parts of a line.
 func (s *speed) figures() []string {
 	rate, over := s.rate()
-	failed, durations, waits := 0, []time.Duration{}, []int64{}
+	failed, all := 0.0, 0.0
+	var durations, waits []weighed
 	for _, e := range s.sample {
+		all += e.weight
 		if !e.succeeded {
-			failed++
+			failed += e.weight
 		}
 		if e.duration >= 0 {
-			durations = append(durations, e.duration)
+			durations = append(durations, weighed{int64(e.duration), e.weight})
 		}
 		if e.waitMS >= 0 {
-			waits = append(waits, e.waitMS)
+			waits = append(waits, weighed{e.waitMS, e.weight})
 		}
 	}
 	if s.wholly <= s.nowMS-speedWindow.Milliseconds() {
-		return append([]string{fmt.Sprintf("last minute: %s ended", perSecond(rate)), fmt.Sprintf("%d not succeeded", failed)}, percentiles(durations, waits)...)
+		return append([]string{fmt.Sprintf("last minute: %s ended", perSecond(rate)), fmt.Sprintf("%.0f not succeeded", failed)}, percentiles(durations, waits)...)
 	}
-	parts := []string{fmt.Sprintf("last %s: %s ended", age(over.Milliseconds()), perSecond(rate))}
-	if len(s.sample) == 0 {
+	parts := []string{fmt.Sprintf("last %s: %s ended", over.Round(100*time.Millisecond), perSecond(rate))}
+	if all == 0 {
 		return parts
 	}
-	parts = append(parts, fmt.Sprintf("of %d seen in the last %s: %.1f%% not succeeded", len(s.sample), age(s.nowMS-s.sample[0].atMS),
-		100*float64(failed)/float64(len(s.sample))))
+	seen := time.Duration(s.nowMS-s.sample[0].atMS) * time.Millisecond
+	parts = append(parts, fmt.Sprintf("by %d of the last %s: %.1f%% not succeeded", len(s.sample), seen.Round(100*time.Millisecond), 100*failed/all))
 	return append(parts, percentiles(durations, waits)...)
 }
 
@@ -129,14 +136,15 @@ func perSecond(rate float64) string {
 	return fmt.Sprintf("%.1f/s", rate)
 }
 
-func percentiles(durations []time.Duration, waits []int64) []string {
+func percentiles(durations, waits []weighed) []string {
 	var parts []string
 	if len(durations) > 0 {
-		slices.Sort(durations)
-		parts = append(parts, fmt.Sprintf("ran p50 %s p95 %s p99 %s", brief(at(durations, 0.5)), brief(at(durations, 0.95)), brief(at(durations, 0.99))))
+		order(durations)
+		ran := func(p float64) string { return brief(time.Duration(at(durations, p))) }
+		parts = append(parts, fmt.Sprintf("ran p50 %s p95 %s p99 %s", ran(0.5), ran(0.95), ran(0.99)))
 	}
 	if len(waits) > 0 {
-		slices.Sort(waits)
+		order(waits)
 		parts = append(parts, fmt.Sprintf("waited p50 %s p99 %s", age(at(waits, 0.5)), age(at(waits, 0.99))))
 	}
 	return parts
@@ -151,5 +159,26 @@ func brief(d time.Duration) string {
 	}
 }
 
-// at is a percentile of sorted values.
-func at[T cmp.Ordered](sorted []T, p float64) T { return sorted[int(p*float64(len(sorted)-1)+0.5)] }
+// weighed is a value that stands for several.
+type weighed struct {
+	value  int64
+	weight float64
+}
+
+func order(values []weighed) {
+	slices.SortFunc(values, func(a, b weighed) int { return cmp.Compare(a.value, b.value) })
+}
+
+// at is a percentile of sorted values, of which there is one at least: the first that as many are not above.
+func at(sorted []weighed, p float64) int64 {
+	left := 0.0
+	for _, v := range sorted {
+		left += p * v.weight
+	}
+	for _, v := range sorted {
+		if left -= v.weight; left <= 0 {
+			return v.value
+		}
+	}
+	return sorted[len(sorted)-1].value
+}

@@ -215,10 +215,14 @@ func TestTopSpeed(t *testing.T) {
 	rate, over := many.rate()
 	require.Equal(t, []any{4.0, 500 * time.Millisecond}, []any{rate, over}, "the first reading has nothing to compare with")
 	many.take(at(101_000, 540_000, ran(100_990), ran(100_995)))
-	require.Equal(t, []string{"last 1s: 40000.0/s ended", "of 4 seen in the last 1.5s: 0.0% not succeeded", "ran p50 10ms p95 10ms p99 10ms"}, many.figures())
+	require.Equal(t, []string{"last 1s: 40000.0/s ended", "by 4 of the last 1.5s: 0.0% not succeeded", "ran p50 10ms p95 10ms p99 10ms"}, many.figures())
 	since, _ := many.next()
 	require.Equal(t, "100995-0", since)
-	many.take(at(102_000, 100))
+	slow := ending(101_990, execution.Result{Status: execution.Failed, StartedMS: 1, Duration: time.Second})
+	many.take(at(102_000, 580_000, ran(101_985), slow))
+	require.Equal(t, []string{"last 2s: 40000.0/s ended", "by 6 of the last 2.5s: 25.0% not succeeded", "ran p50 10ms p95 1s p99 1s"}, many.figures(),
+		"a sample of what ended between two readings stands for all of it")
+	many.take(at(102_500, 100))
 	require.Len(t, many.counts, 1, "a stream that begins anew is counted anew")
 
 	heavy := &speed{}

@@ -59,15 +59,17 @@ func (m *top) head() []string {
 	return append(lines, "")
 }
 
-// foot is a question, an answer or the keys.
+// foot is a question, or what was answered and the keys.
 func (m *top) foot() []string {
-	switch {
-	case m.asking != nil:
+	if m.asking != nil {
 		return wrapText("y to do it, any other key not to: "+m.asking.text+"?", m.width)
-	case m.said != "":
-		return wrapText(m.said, m.width)
 	}
-	return wrapped([]string{"up/down select", "d drain", "r recycle", "p pause/resume", "c cancel", "s stacks", "q quit"}, min(m.width, 79))
+	pause := "p pause"
+	if i := m.index(); i >= 0 && m.rows[i].worker.Paused {
+		pause = "p resume"
+	}
+	keys := wrapped([]string{"up/down select", "d drain", "r recycle", pause, "c cancel", "s stacks", "q quit"}, m.width)
+	return append(wrapText(m.said, m.width), keys...)
 }
 
 // place says how much there is beyond the view, and of what kind.
