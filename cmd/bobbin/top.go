@@ -25,8 +25,8 @@ func (a *app) topCommand() *cobra.Command {
 		Use: "top", Short: "Watch the queue, its workers and what they run, and steer them", Args: exactly(),
 		Long: "A live view, renewed every second. Rates and percentiles are of the last minute, from the results stream. Workers that\n" +
 			"are silent or have stuck executions come first.\n" +
-			"Keys: up and down, PgUp and PgDn, g and G (Home and End) select, tab goes to the next worker; d drain, r recycle, p pause\n" +
-			"or resume the worker; c cancel the execution; s the worker's stacks; q quit.",
+			"Keys: up and down, PgUp and PgDn, g and G (Home and End) select, tab goes to the next worker, f shows workers alone or\n" +
+			"with what they run; d drain, r recycle, p pause or resume the worker; c cancel the execution; s the worker's stacks; q quit.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !once && !isTerminal(a.stdout) {
 				return usageError("top needs a terminal; bobbin top --once prints one view, bobbin status --json is for programs")
@@ -75,6 +75,7 @@ type top struct {
 	readAt  time.Time
 	speed   speed
 	rows    []row
+	folded  bool      // workers without what they run
 	at      identity  // what is selected: rows come, go and change places, so their number says nothing
 	room    int       // rows that the last view had room for
 	asking  *question // to be answered with y
@@ -163,8 +164,22 @@ func (m *top) take(r *reading) {
 	}
 	m.reading, m.readAt = r, m.now()
 	m.speed.take(r)
+	m.list()
+}
+
+// list makes the rows and keeps the selection.
+func (m *top) list() {
 	before := m.index()
-	m.rows = rowsOf(r.status)
+	m.rows = nil
+	for i := range m.reading.status.Workers {
+		w := &m.reading.status.Workers[i]
+		m.rows = append(m.rows, row{worker: w})
+		for j := range w.runs {
+			if !m.folded {
+				m.rows = append(m.rows, row{w, &w.runs[j]})
+			}
+		}
+	}
 	m.follow(before)
 }
 
@@ -182,18 +197,6 @@ func (r row) identity() identity {
 		return identity{worker: r.worker.Worker}
 	}
 	return identity{r.worker.Worker, r.run.ID}
-}
-
-func rowsOf(s *queueStatus) []row {
-	var rows []row
-	for i := range s.Workers {
-		w := &s.Workers[i]
-		rows = append(rows, row{worker: w})
-		for j := range w.runs {
-			rows = append(rows, row{w, &w.runs[j]})
-		}
-	}
-	return rows
 }
 
 // index is where the selected row is now; -1 when it is gone.

@@ -83,10 +83,13 @@ func (m *top) move(key string, at int) bool {
 	return true
 }
 
-// steer asks whether a command is meant, or looks at stacks.
+// steer asks whether a command is meant, or shows more or less.
 func (m *top) steer(key string, at row) tea.Cmd {
 	worker := at.worker.Worker
 	switch key {
+	case "f":
+		m.folded = !m.folded
+		m.list()
 	case "d":
 		m.ask(control.Command{Verb: control.Drain, Worker: worker})
 	case "r":

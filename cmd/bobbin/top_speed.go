@@ -130,7 +130,7 @@ func (s *speed) figures() []string {
 }
 
 func perSecond(rate float64) string {
-	if rate < 1 {
+	if rate > 0 && rate < 1 {
 		return fmt.Sprintf("%.3f/s", rate)
 	}
 	return fmt.Sprintf("%.1f/s", rate)

@@ -138,7 +138,7 @@ func TestTopWithABigFleet(t *testing.T) {
 	fleet[0].Silent, fleet[0].HeartbeatAgeMS = true, 42_000
 	view := s.reads(fleet...)
 	require.Contains(t, view, "of 6300")
-	require.Contains(t, view, "300 workers, 1 silent, 0 with stuck")
+	require.Contains(t, view, "300 workers: 1 silent, 0 stuck")
 	require.Contains(t, view, ">!vm-000")
 	s.press("pgdown")
 	require.Equal(t, s.room, s.index())
@@ -147,7 +147,10 @@ func TestTopWithABigFleet(t *testing.T) {
 	s.press("G")
 	require.Contains(t, s.marked(), "id-299-19")
 	require.Contains(t, s.sees(), "-6300 of 6300")
-	s.press("g", "pgup")
+	s.press("f")
+	require.Contains(t, s.marked(), "vm-299")
+	require.Contains(t, s.sees(), "-300 of 300")
+	s.press("f", "g", "pgup")
 	require.Zero(t, s.index())
 }
 

@@ -85,10 +85,10 @@ func (m *top) place() string {
 	}
 	var parts []string
 	if first, last := m.visible(); first > 0 || last < len(m.rows) {
-		parts = append(parts, fmt.Sprintf("rows %d-%d of %d", first+1, last, len(m.rows)), "PgUp PgDn g G tab")
+		parts = append(parts, fmt.Sprintf("rows %d-%d of %d", first+1, last, len(m.rows)), "PgUp PgDn g G tab, f folds")
 	}
 	if n := len(m.reading.status.Workers); len(parts) > 0 || silent+stuck > 0 {
-		parts = append(parts, fmt.Sprintf("%d workers, %d silent, %d with stuck executions", n, silent, stuck))
+		parts = append(parts, fmt.Sprintf("%d workers: %d silent, %d stuck", n, silent, stuck))
 	}
 	return strings.Join(parts, "   ")
 }
