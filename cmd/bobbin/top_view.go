@@ -24,9 +24,8 @@ func (m *top) View() string {
 	if m.height > 0 {
 		m.room = max(m.height-len(head)-len(foot)-3, 1) // the table's heading, the place, an empty line
 	}
-	lines := append(head, m.table()...)
-	lines = append(lines, m.place())
-	return m.cut(escape(strings.Join(append(lines, foot...), "\n")))
+	lines := slices.Concat(head, m.table(), []string{m.place()}, foot)
+	return m.cut(escape(strings.Join(lines, "\n")))
 }
 
 // head is the queue: where it is, what waits, how fast it goes.
