@@ -38,7 +38,7 @@ type Config struct {
 	StuckLimit            int           `split_words:"true" default:"1" min:"1" max:"100000" desc:"this many stuck executions make the worker drain and ask to be replaced"`
 	Lease                 time.Duration `split_words:"true" default:"10s" min:"300ms" max:"1h" desc:"after this much silence a worker's executions are given to others"`
 	MaxRecoveries         int           `split_words:"true" default:"3" min:"0" max:"1000" desc:"how often an execution is taken over from a dead worker before it is lost"`
-	MaxRSS                Bytes         `split_words:"true" default:"0" min:"0" max:"1024GiB" desc:"a worker that holds more memory asks to be replaced; 0: never"`
+	MaxRSS                Bytes         `split_words:"true" default:"0" min:"0" max:"1024GiB" desc:"a worker that holds about this much memory, or up to a tenth less, asks to be replaced; 0: never"`
 	MaxExecutions         int           `split_words:"true" default:"0" min:"0" max:"2000000000" desc:"a worker asks to be replaced after about this many, up to a tenth fewer; 0: never"`
 	QuarantineThreshold   int           `split_words:"true" default:"5" min:"0" max:"100000" desc:"a workflow that was stuck or lost this often within the window is refused; 0: never"`
 	QuarantineWindow      time.Duration `split_words:"true" default:"60m" min:"1s" max:"8760h" desc:"how long a stuck or lost execution counts towards the threshold"`

@@ -41,3 +41,17 @@ func TestProvablyGone(t *testing.T) {
 	require.Error(t, other.Wait())
 	require.True(t, me.provablyGone(fields))
 }
+
+// A fleet that was given one limit does not reach it as one.
+func TestLimitsDiffer(t *testing.T) {
+	t.Parallel()
+	seen := map[int64]bool{}
+	for range 100 {
+		limit := upToATenthLess(1 << 30)
+		require.LessOrEqual(t, limit, int64(1<<30))
+		require.GreaterOrEqual(t, limit, int64(1<<30-1<<30/10))
+		seen[limit] = true
+	}
+	require.Greater(t, len(seen), 50)
+	require.Zero(t, upToATenthLess(0), "never")
+}

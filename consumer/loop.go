@@ -28,7 +28,10 @@ type brain struct {
 // loop owns the worker's state from ACTIVE to the end: it obeys commands, watches for the stuck limit, and once the worker
 // leaves ACTIVE sees to it that everything claimed is resolved. It returns the exit code.
 func (w *Worker) loop(ctx context.Context, fetching *part) int {
-	b := &brain{w: w, fetching: fetching, fetched: w.fetched, refusals: refusals{log: w.log}}
+	b := &brain{w: w, fetching: fetching, fetched: w.fetched, refusals: refusals{log: w.log}, bySignal: w.opts.Pause == execution.PausedBySignal}
+	if w.paused.Load() {
+		w.log.Info("started paused: nothing is claimed until resumed")
+	}
 	for w.State() != execution.Exiting {
 		select {
 		case <-ctx.Done():
@@ -68,8 +71,8 @@ func (w *Worker) worn() string {
 	if n := w.processed.Load(); w.maxExecutions > 0 && n >= w.maxExecutions {
 		return fmt.Sprintf("%d executions ended here", n)
 	}
-	if held := w.rss.Load(); w.opts.MaxRSS > 0 && held > w.opts.MaxRSS {
-		return fmt.Sprintf("it holds %d bytes of memory, more than %d", held, w.opts.MaxRSS)
+	if held := w.rss.Load(); w.maxRSS > 0 && held > w.maxRSS {
+		return fmt.Sprintf("it holds %d bytes of memory, more than %d", held, w.maxRSS)
 	}
 	return ""
 }
@@ -154,7 +157,8 @@ func (b *brain) hear(n note) {
 		return
 	}
 	if n.local != nil {
-		b.obey(*n.local, n.bySignal)
+		outcome, _ := b.obey(*n.local, n.bySignal)
+		b.w.commanded(*n.local, outcome, n.bySignal)
 		return
 	}
 	c, err := control.Parse(n.message)
@@ -181,6 +185,7 @@ func (b *brain) hear(n note) {
 	if !b.answered.add(c) {
 		b.w.log.Info("command received", "command", c.Verb, "request_id", c.RequestID, "stored", n.stored())
 		outcome, reason := b.obey(c, false)
+		b.w.commanded(c, outcome, false)
 		b.answer(c, outcome, reason)
 	} else if c.Verb == control.Cancel { // stored cancels come back until the execution has ended
 		b.cancel(c.ExecutionID)
@@ -194,6 +199,12 @@ func (w *Worker) verify(c control.Command) error {
 		return nil
 	}
 	return c.Verify(w.opts.ControlKey, w.queue.Keys.Control, w.redisNow())
+}
+
+func (w *Worker) commanded(c control.Command, outcome control.ReceiptOutcome, bySignal bool) {
+	if w.opts.OnCommand != nil {
+		w.opts.OnCommand(c, outcome, bySignal)
+	}
 }
 
 // obey does what a command asks for and says what became of it.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/runner"
 )
@@ -36,8 +37,8 @@ type Options struct {
 	ResultsMax       int64
 	ResultsRetention time.Duration
 
-	// MaxRSS and MaxExecutions make the worker recycle itself: it holds more bytes of memory, or has ended about as many
-	// executions, up to a tenth fewer so that a fleet does not leave as one. 0: never.
+	// MaxRSS and MaxExecutions make the worker recycle itself: it holds about as many bytes of memory, or has ended about as
+	// many executions, up to a tenth fewer so that a fleet does not leave as one. 0: never.
 	MaxRSS        int64
 	MaxExecutions int
 
@@ -51,6 +52,13 @@ type Options struct {
 
 	// OnState is told of every state that the worker enters, ACTIVE once it is registered, and why. It must not block.
 	OnState func(state execution.State, because execution.Event)
+
+	// OnCommand is told of every command that was for this worker and in order, SIGTSTP and SIGCONT among them, and what became
+	// of it. It must not block.
+	OnCommand func(command control.Command, outcome control.ReceiptOutcome, bySignal bool)
+
+	// Pause lets the worker start paused, as the one was that it replaces.
+	Pause execution.Pause
 
 	// ControlKey, when set, makes the worker obey only commands that are signed with its other half and fresh.
 	ControlKey ed25519.PublicKey

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"sync"
 	"syscall"
 
@@ -27,13 +28,14 @@ func Main(o Options) {
 	os.Exit(code)
 }
 
-// RunWithSignals is [Worker.Run] with the process's signals: SIGTERM and SIGINT shut down, a second one leaves at once;
-// SIGTSTP pauses, SIGCONT undoes that; SIGUSR1 logs what is running.
+// RunWithSignals is [Worker.Run] with the process's signals: SIGTERM, SIGINT, SIGHUP (unless it is ignored, as under nohup) and
+// SIGQUIT shut down, a second one leaves at once; SIGQUIT writes the stack of every goroutine to stderr first. SIGTSTP pauses,
+// SIGCONT undoes that; SIGUSR1 logs what is running.
 func (w *Worker) RunWithSignals(ctx context.Context) (int, error) {
 	ctx, shutdown := context.WithCancel(ctx)
 	defer shutdown()
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGTSTP, syscall.SIGCONT, syscall.SIGUSR1)
+	signal.Notify(signals, append(EndingSignals(), syscall.SIGTSTP, syscall.SIGCONT, syscall.SIGUSR1)...)
 	ended := make(chan struct{})
 	var listening sync.WaitGroup
 	listening.Go(func() { w.obeySignals(signals, ended, shutdown) })
@@ -42,6 +44,15 @@ func (w *Worker) RunWithSignals(ctx context.Context) (int, error) {
 	close(ended)
 	listening.Wait()
 	return code, err
+}
+
+// EndingSignals are those that shut a worker down. SIGHUP is not one of them where the process was started to survive it.
+func EndingSignals() []os.Signal {
+	signals := []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 // obeySignals turns signals into what they mean until ended. The second request to end hurries the first.
@@ -53,7 +64,10 @@ func (w *Worker) obeySignals(signals <-chan os.Signal, ended <-chan struct{}, sh
 			return
 		case s := <-signals:
 			switch s {
-			case syscall.SIGTERM, syscall.SIGINT:
+			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+				if s == syscall.SIGQUIT {
+					_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
+				}
 				if ending {
 					w.Hurry()
 				}

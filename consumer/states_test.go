@@ -239,6 +239,29 @@ func TestPauseAndResume(t *testing.T) {
 	})
 }
 
+// A worker that starts paused is as one that was paused: what became of commands is told, and resume lets it claim.
+func TestStartsPaused(t *testing.T) {
+	onStage(t, func(t *testing.T, f *fleet, s *stage) {
+		close(s.open)
+		told := make(chan string, 10)
+		f.options.Pause = execution.PausedByOperator
+		f.options.OnCommand = func(c control.Command, outcome control.ReceiptOutcome, _ bool) {
+			told <- string(c.Verb) + " " + string(outcome)
+		}
+		f.start()
+		f.submit("x", `{"workflow":"hold"}`)
+		f.publish(`{"v":1,"command":"pause","request_id":"p"}`)
+		require.Equal(t, control.Ignored, f.receipt("p").Outcome)
+		f.readAll()
+		require.Empty(t, f.results)
+		f.publish(`{"v":1,"command":"resume","request_id":"r"}`)
+		require.Equal(t, control.Accepted, f.receipt("r").Outcome)
+		require.Equal(t, execution.Succeeded, f.result("x").Status)
+		require.Equal(t, "pause ignored", <-told)
+		require.Equal(t, "resume accepted", <-told)
+	})
+}
+
 func TestCancelRunningAndWaiting(t *testing.T) {
 	onStage(t, func(t *testing.T, f *fleet, s *stage) {
 		f.options.Concurrency = 1

@@ -100,7 +100,7 @@ type Worker struct {
 
 	quarantined atomic.Pointer[map[string]bool] // workflows; nil: none. Written by the heart
 
-	maxExecutions int64 // Options.MaxExecutions with jitter
+	maxExecutions, maxRSS int64 // of the options, with jitter
 }
 
 // New returns a worker for the options. It does not connect yet. The error says which option is wrong.
@@ -119,9 +119,8 @@ func New(o Options) (*Worker, error) {
 		regate: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), silent: make(chan []string, 1),
 		post: make(chan letter, 4096),
 	}
-	if n := int64(o.MaxExecutions); n > 0 {
-		w.maxExecutions = n - rand.Int64N(n/10+1)
-	}
+	w.maxExecutions, w.maxRSS = upToATenthLess(int64(o.MaxExecutions)), upToATenthLess(o.MaxRSS)
+	w.paused.Store(o.Pause != execution.NotPaused)
 	incarnation := w.process.newIncarnation()
 	w.incarnation.Store(&incarnation)
 	w.state.Store(execution.Active)
@@ -141,6 +140,9 @@ func New(o Options) (*Worker, error) {
 	w.committer, w.retrier = newCommitter(w), newCommitter(w)
 	return w, nil
 }
+
+// upToATenthLess is a limit that differs from worker to worker, so that a fleet does not leave as one. 0 stays 0.
+func upToATenthLess(limit int64) int64 { return limit - rand.Int64N(limit/10+1) }
 
 // Incarnation returns the name under which the worker claims now.
 func (w *Worker) Incarnation() string { return *w.incarnation.Load() }

@@ -19,6 +19,16 @@ const (
 // States lists every state in the order in which a worker can pass through them.
 var States = []State{Active, Draining, PendingKill, Exiting}
 
+// Pause says whether an ACTIVE worker is paused, and what ends that.
+type Pause string
+
+// A worker that is paused claims nothing.
+const (
+	NotPaused        Pause = ""
+	PausedByOperator Pause = "operator" // until resume
+	PausedBySignal   Pause = "signal"   // SIGTSTP: until SIGCONT or resume
+)
+
 // Event is what moves a worker from one state to another.
 type Event string
 
