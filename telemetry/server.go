@@ -51,25 +51,20 @@ func newServer(handler http.Handler) *http.Server {
 	}
 }
 
-// Serve serves the handler on an address until ctx ends. That the address cannot be had is an error at once, unless the worker
-// that this one replaces still has it: then it is tried again until it can.
-func Serve(ctx context.Context, addr string, handler http.Handler, log *slog.Logger) (wait func(), err error) {
+// Serve serves the handler on an address until ctx ends. That the address cannot be had is an error at once, unless it is taken
+// and patient is set, because the worker that this one replaces may have it still: then it is tried again until it can, and
+// the log says so now and then.
+func Serve(ctx context.Context, addr string, handler http.Handler, patient bool, log *slog.Logger) (wait func(), err error) {
 	listener, err := net.Listen("tcp", addr)
-	if err != nil && !errors.Is(err, syscall.EADDRINUSE) {
+	if err != nil && (!patient || !errors.Is(err, syscall.EADDRINUSE)) {
 		return nil, fmt.Errorf("BOBBIN_HTTP_ADDR=%q: %w", addr, err)
-	}
-	if err != nil {
-		log.Warn("the address for metrics is taken, by the worker that this one replaces perhaps; trying on", "address", addr)
 	}
 	server := newServer(handler)
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		for listener == nil && ctx.Err() == nil {
-			select {
-			case <-ctx.Done():
-			case <-time.After(500 * time.Millisecond):
-				listener, _ = net.Listen("tcp", addr)
-			}
+		if listener == nil {
+			log.Info("the address for metrics is taken, by the worker that this one replaces perhaps; trying on", "address", addr)
+			listener = listen(ctx, addr, log)
 		}
 		if listener == nil {
 			return
@@ -81,7 +76,29 @@ func Serve(ctx context.Context, addr string, handler http.Handler, log *slog.Log
 	})
 	serving.Go(func() {
 		<-ctx.Done()
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // an answer on its way may arrive
+		defer cancel()
+		_ = server.Shutdown(ending)
 		_ = server.Close()
 	})
 	return serving.Wait, nil
+}
+
+// listen tries until the address is to be had, or ctx ends; then it returns nil.
+func listen(ctx context.Context, addr string, log *slog.Logger) net.Listener {
+	for said := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(200 * time.Millisecond):
+		}
+		listener, err := net.Listen("tcp", addr)
+		if err == nil {
+			return listener
+		}
+		if time.Since(said) >= time.Minute {
+			said = time.Now()
+			log.Error("the address for metrics is still taken; nobody can look at this worker", "address", addr, "error", err)
+		}
+	}
 }

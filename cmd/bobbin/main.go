@@ -2,7 +2,8 @@
 // reading results, publishing modules, draining workers, looking at a queue.
 //
 // It configures itself from the environment alone (bobbin worker --help). What is for people goes to stderr, what is data
-// to stdout. Exit codes: 0 done; 1 it did not work; 2 bad usage or configuration; 75 (worker) start me again.
+// to stdout. Exit codes: 0 done; 1 it did not work; 2 bad usage or configuration; 75 (worker) start me again; 70
+// (supervise) workers crash as soon as they are started.
 package main
 
 import (

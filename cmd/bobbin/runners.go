@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -26,7 +25,7 @@ func interpreters(python, node string) ([]*process.Language, error) {
 	} {
 		path, err := exec.LookPath(l.program)
 		if _, asked := os.LookupEnv(l.variable); err != nil && asked {
-			return nil, fmt.Errorf("%s=%q: %w", l.variable, l.program, err)
+			return nil, usageError("%s=%q: %v", l.variable, l.program, err)
 		}
 		if err == nil {
 			found = append(found, l.language(path))

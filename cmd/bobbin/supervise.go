@@ -3,12 +3,12 @@ package main
 import (
 	"os"
 	"os/signal"
-	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bobbin-run/bobbin/config"
+	"github.com/bobbin-run/bobbin/consumer"
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/internal/logging"
 	"github.com/bobbin-run/bobbin/internal/supervise"
@@ -19,9 +19,10 @@ func (a *app) superviseCommand() *cobra.Command {
 		Use: "supervise", Short: "Keep one ACTIVE worker running, and replace it without a gap",
 		Long: "Keep exactly one ACTIVE worker process running. When it begins to leave (recycle, stuck limit, BOBBIN_MAX_RSS,\n" +
 			"BOBBIN_MAX_EXECUTIONS) a replacement claims at once, while the old one finishes what it runs. Crashes are started again\n" +
-			"after a pause; a worker that crashes as soon as it is started ends the supervisor with exit code 70. After drain and\n" +
-			"shutdown nothing is started: the supervisor ends with its worker. Signals are passed on. The workers are configured by\n" +
-			"the environment: see bobbin worker --help.",
+			"after a pause; workers that crash before they are ACTIVE end the supervisor with exit code 70. One that hangs is replaced.\n" +
+			"After drain and shutdown, or SIGTERM to the worker, nothing is started: the supervisor ends with its worker, with 1 when\n" +
+			"that died on the way. A pause outlives its worker. Signals are passed on. The workers are configured by the\n" +
+			"environment: see bobbin worker --help.",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load()
@@ -33,10 +34,10 @@ func (a *app) superviseCommand() *cobra.Command {
 				return err
 			}
 			signals := make(chan os.Signal, 16)
-			signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGTSTP, syscall.SIGCONT, syscall.SIGUSR1)
+			signal.Notify(signals, append(consumer.EndingSignals(), syscall.SIGTSTP, syscall.SIGCONT, syscall.SIGUSR1)...)
 			defer signal.Stop(signals)
 			s := &supervise.Supervisor{
-				Command: []string{self, "worker"}, Env: os.Environ(), Output: a.stderr,
+				Command: []string{self, "worker"}, Env: os.Environ(), Output: a.stderr, Silence: silence(cfg),
 				Log: logging.New(a.stderr, cfg.LogFormat, cfg.LogLevel, isTerminal(a.stderr)).With("from", "supervisor"),
 			}
 			if code := s.Run(cmd.Context(), signals); code != execution.ExitDone {
@@ -45,15 +46,4 @@ func (a *app) superviseCommand() *cobra.Command {
 			return nil
 		},
 	}
-}
-
-// reporter returns what tells a supervisor the worker's states, or nil where there is none.
-func reporter() func(execution.State, execution.Event) {
-	fd, err := strconv.Atoi(os.Getenv(supervise.ReportVariable))
-	if err != nil || fd < 3 {
-		return nil
-	}
-	syscall.CloseOnExec(fd)
-	pipe := os.NewFile(uintptr(fd), "supervisor")
-	return func(state execution.State, because execution.Event) { supervise.Report(pipe, state, because) }
 }

@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/internal/redistest"
 	"github.com/bobbin-run/bobbin/queue"
 )
@@ -79,8 +83,120 @@ func TestSuperviseThroughTheBinary(t *testing.T) {
 		for range 8 {
 			s.ok("submit", "echo.star", "--wait")
 		}
-		require.GreaterOrEqual(t, strings.Count(worn.log.String(), "starting its replacement"), 2)
+		require.GreaterOrEqual(t, strings.Count(worn.log.String(), "worker process started"), 3)
 	})
+}
+
+// What stays when a worker is replaced: that it was paused, and that somebody answers on its address, to whom it shows its last
+// figures before the replacement has its turn. Who drains is looked at to the end.
+func TestReplacementTakesOver(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	s := setup(t, server)
+	s.ok("modules", "push", workflows(t, testModules))
+	addr := freeAddress(t)
+	supervisor := s.with("BOBBIN_HTTP_ADDR=" + addr).start("supervise")
+	get := func(path string) string {
+		response, err := http.Get("http://" + addr + path)
+		if err != nil {
+			return err.Error()
+		}
+		defer func() { _ = response.Body.Close() }()
+		body, _ := io.ReadAll(response.Body)
+		return string(body)
+	}
+	shows := func(path, line string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return strings.Contains(get(path), line) }, patience, pollEvery, line)
+	}
+	supervisor.says("metrics and health")
+	shows("/readyz", "ok")
+	s.ok("pause", "--all")
+	require.NoError(t, syscall.Kill(workerOf(t, supervisor.cmd.Process.Pid), syscall.SIGKILL))
+	supervisor.says("started paused")
+	shows("/readyz", "paused")
+	s.ok("resume", "--all")
+	s.ok("submit", "echo.star", "--wait")
+
+	shows("/metrics", `status="succeeded"} 1`)
+	s.ok("recycle", "--all")
+	supervisor.says("waiting for the last scrape")
+	require.Equal(t, "ok\n", get("/healthz"), "what waits is well")
+	last := get("/metrics")
+	require.Contains(t, last, `status="succeeded"} 1`)
+	require.Contains(t, last, `bobbin_worker_state{state="EXITING"} 1`)
+	shows("/readyz", "ok")
+
+	s.ok("submit", "sleep.star", "--params", `{"seconds":3600}`, "--id", "long")
+	shows("/metrics", "bobbin_running 1")
+	s.ok("drain", "--all")
+	require.Contains(t, get("/metrics"), `bobbin_worker_state{state="DRAINING"} 1`)
+	require.Equal(t, "ok\n", get("/healthz"), "a probe must not kill what finishes its work")
+	s.ok("cancel", "long")
+	require.Zero(t, supervisor.exits())
+}
+
+// freeAddress is one on which nobody listens.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().String()
+}
+
+// A drain of all that comes right after a recycle is for the replacement too, which is not there yet to hear of it.
+func TestDrainRightAfterRecycle(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	s := setup(t, server)
+	s.ok("modules", "push", workflows(t, testModules))
+	supervisor := s.start("supervise")
+	supervisor.says("worker started")
+	s.ok("submit", "sleep.star", "--params", `{"seconds":3600}`, "--id", "long")
+	require.Eventually(t, func() bool { return strings.Contains(s.ok("inspect", "long"), "running on") }, patience, pollEvery)
+	control := queue.NewKeys(server.Prefix, "default").Control
+	for _, word := range []string{"recycle", "drain"} {
+		require.NoError(t, server.Client().Publish(t.Context(), control, word).Err())
+	}
+	supervisor.says("the replacement is not started")
+	s.ok("cancel", "long")
+	require.Zero(t, supervisor.exits())
+}
+
+// SIGHUP and SIGQUIT end what runs in order, here with the supervisor and without. SIGQUIT says what every goroutine does.
+func TestTerminalSignals(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	s := setup(t, server)
+	for _, signal := range []syscall.Signal{syscall.SIGHUP, syscall.SIGQUIT} {
+		for _, command := range []string{"worker", "supervise"} {
+			p := s.start(command)
+			p.says("worker started")
+			p.signal(signal)
+			require.Zero(t, p.exits())
+			require.Contains(t, p.log.String(), "worker stopped")
+			require.Equal(t, signal == syscall.SIGQUIT, strings.Contains(p.log.String(), "goroutine 1 ["))
+		}
+	}
+}
+
+// What no second start mends is said at once, with its exit code.
+func TestStartThatCannotWork(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	s := setup(t, server)
+	for _, command := range []string{"worker", "supervise"} {
+		said := s.with("BOBBIN_PYTHON=/nonexistent").do("", command)
+		require.Equal(t, execution.ExitUsage, said.code)
+		require.Contains(t, said.err, `BOBBIN_PYTHON="/nonexistent"`)
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = taken.Close() }()
+	said := s.with("BOBBIN_HTTP_ADDR="+taken.Addr().String()).do("", "worker")
+	require.Equal(t, execution.ExitFailure, said.code)
+	require.Contains(t, said.err, "address already in use")
 }
 
 // workerOf returns the process ID of a supervisor's worker.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os/signal"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,8 +23,9 @@ func (a *app) workerCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "worker",
 		Short: "Run executions until told otherwise",
-		Long: "Run executions until drained, recycled or shut down. SIGTERM and SIGINT shut down, a second one leaves at once;\n" +
-			"SIGTSTP pauses, SIGCONT resumes; SIGUSR1 logs what is running. Exit code 75 asks to be started again.\n\n" +
+		Long: "Run executions until drained, recycled or shut down. SIGTERM, SIGINT, SIGHUP and SIGQUIT shut down, a second\n" +
+			"one leaves at once; SIGTSTP pauses, SIGCONT resumes; SIGUSR1 logs what is running, SIGQUIT all of the program. Exit code 75\n" +
+			"asks to be started again.\n\n" +
 			"Configuration is the environment alone:\n\n" + config.Text(),
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -75,27 +77,29 @@ func (a *app) work(ctx context.Context, cfg *config.Config, options consumer.Opt
 	}
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
-	if report := options.OnState; report != nil {
-		options.OnState = func(state execution.State, because execution.Event) {
-			if state != execution.Active {
-				stop() // the replacement serves on the same address
-			}
-			report(state, because)
-		}
-	}
+	supervisor, monitor := findOverseer(), &farewell{giveUp: stop}
+	supervisor.look(&options, monitor.begin)
 	w, err := consumer.New(options)
 	if err != nil {
 		return execution.ExitFailure, err
 	}
 	if metrics != nil {
-		wait, err := telemetry.Serve(serving, cfg.HTTPAddr, metrics.Handler(w), log)
+		monitor.Handler = metrics.Handler(w)
+		wait, err := telemetry.Serve(serving, cfg.HTTPAddr, monitor, supervisor != nil, log)
 		if err != nil {
 			return execution.ExitFailure, err
 		}
 		defer wait()
 		defer stop()
 	}
-	code, err = w.RunWithSignals(ctx)
+	signalled, release := signal.NotifyContext(ctx, consumer.EndingSignals()...)
+	defer release()
+	quiet := supervisor.keepTelling(silence(cfg)/6, w.Turns)
+	code, err = w.RunWithSignals(signalled)
+	quiet()
+	if code == execution.ExitReplace && supervisor != nil && metrics != nil {
+		monitor.wait(signalled, serving, log)
+	}
 	if err != nil {
 		err = fmt.Errorf("%w; Redis is expected at %s (BOBBIN_REDIS_URL)", err, config.RedactURL(cfg.RedisURL))
 	}
@@ -120,7 +124,7 @@ func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, erro
 		ContextMaxBytes: int64(cfg.ContextMaxBytes), ResultMaxBytes: int64(cfg.ResultMaxBytes),
 		ResultsMax: int64(cfg.ResultsMax), ResultsRetention: cfg.ResultsRetention,
 		QuarantineThreshold: threshold(cfg), QuarantineWindow: cfg.QuarantineWindow, MaxRSS: int64(cfg.MaxRSS), MaxExecutions: cfg.MaxExecutions,
-		Version: version, Log: log, OnState: reporter(),
+		Version: version, Log: log,
 	}
 	if cfg.ControlPublicKey == "" {
 		return options, nil

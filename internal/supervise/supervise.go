@@ -1,30 +1,29 @@
-// Package supervise keeps one ACTIVE worker process alive. It knows nothing of Redis: a child says on a pipe what state it is
-// in, and how it ends says the rest.
+// Package supervise keeps one ACTIVE worker process alive. It knows nothing of Redis: a child says on a pipe how it fares, and
+// how it ends says the rest.
 //
 // # What it does
 //
 // One child is in charge. When it begins to leave and wants a replacement (recycle, stuck limit, its own limits of memory or
 // executions), another is started at once, and the old one finishes its healthy executions for as long as they take. A child
-// that crashes is started again after a pause that grows; one that crashes again and again ends the supervisor with
-// [ExitCrashLoop]. A child that leaves for good (drain, shutdown) is not replaced: when the last one has ended, so does the
-// supervisor.
+// that crashes is started again after a pause that grows; when one after another ends before it was ACTIVE, and no old one
+// works any more, the supervisor ends with [ExitCrashLoop]. A child that leaves for good (drain, shutdown) is not replaced:
+// when the last one has ended, so does the supervisor. A child that falls silent is replaced, and told to leave.
+//
+// A pause outlives its worker: what is started in place of a paused one starts paused.
 //
 // # Signals
 //
-// All are passed on to every child. The kernel kills the children when the supervisor itself is killed.
+// Those to end are passed on to every child, the others to those that have been ACTIVE, which have learnt to obey them. The
+// kernel kills the children when the supervisor itself is killed.
 package supervise
 
 import (
-	"bufio"
 	"cmp"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -36,15 +35,14 @@ import (
 // ExitCrashLoop is the exit code of a supervisor whose workers crash as soon as they are started.
 const ExitCrashLoop = 70
 
-// ReportVariable is set, to the number of a descriptor, in the environment of a child: there it writes its states.
-const ReportVariable = "BOBBIN_SUPERVISED_FD"
-
 const (
-	reportFD    = 3
-	shortLife   = 10 * time.Second // a child that crashes younger than this counts towards the crash loop
-	maxCrashes  = 8                // in a row
+	shortLife   = 10 * time.Second // a child that crashes older than this begins a new row of crashes
+	maxCrashes  = 8                // in a row, before they were ACTIVE
 	maxPause    = 15 * time.Second
-	killedAfter = 5 * time.Second // from a second signal to end, to SIGKILL
+	hasty       = time.Second            // a child that wants to be replaced younger than this has its replacement wait
+	maxWait     = 800 * time.Millisecond // for that: there is to be a gap of less than a second
+	killedAfter = 5 * time.Second        // from a second signal to end, to SIGKILL
+	maxSilent   = 3                      // children that are silent at the same time; more would not help
 )
 
 // Supervisor keeps a worker running. Use it once, by [Supervisor.Run].
@@ -54,203 +52,237 @@ type Supervisor struct {
 	Output  io.Writer
 	Log     *slog.Logger
 	Pause   time.Duration // after a first crash; doubled by each further one. 0: 100 ms
+	Silence time.Duration // after which a child in charge is replaced; it is to report a few times in it. 0: never
 
 	happened chan happening // to Run
 	wg       sync.WaitGroup
 
 	// Run's own.
-	charge   *child // the ACTIVE child; nil while none is meant to be there
+	charge   *child // the ACTIVE child, or the one that is to be; nil while none is meant to be there
 	children map[*child]bool
-	crashes  int // of short-lived children, in a row
+	again    <-chan time.Time // when to start the next
+	kill     <-chan time.Time // when to kill those that do not end
+	paused   execution.Pause  // what is started starts so
+	crashes  int              // in a row
+	failures int              // of young children since one was ACTIVE
+	haste    int              // children in a row that wanted to be replaced at once
+	asked    int              // signals to end
 	leaving  bool
 	code     int
 }
 
-type child struct {
-	cmd     *exec.Cmd
-	started time.Time
-	leaving bool // it told us that it does
-}
-
-// happening is something that a child did.
-type happening struct {
-	child *child
-	state string // it said so
-	why   string // the event that led there
-	ended bool
-}
-
-// Run supervises until the last child has ended, and returns the exit code: that of an orderly end, [ExitCrashLoop], or
-// the code of a worker that cannot start at all. Signals come through the channel.
+// Run supervises until the last child has ended, and returns the exit code: that of an orderly end, [ExitCrashLoop],
+// [execution.ExitFailure] when a child died while it was to leave, or the code of a worker whose configuration is wrong.
+// Signals come through the channel.
 func (s *Supervisor) Run(ctx context.Context, signals <-chan os.Signal) int {
 	s.happened, s.children = make(chan happening), map[*child]bool{}
 	defer s.wg.Wait()
-	var again <-chan time.Time // when to start after a crash
+	var beat <-chan time.Time
+	if s.Silence > 0 {
+		ticker := time.NewTicker(s.Silence / beats)
+		defer ticker.Stop()
+		beat = ticker.C
+	}
 	s.start()
-	asked := 0
-	for len(s.children) > 0 || again != nil {
+	for len(s.children) > 0 || s.again != nil {
 		select {
 		case <-ctx.Done():
 			ctx = context.WithoutCancel(ctx)
 			s.leave(syscall.SIGTERM)
-			again = nil
 		case sig := <-signals:
-			if sig == syscall.SIGTERM || sig == syscall.SIGINT {
-				asked++
-				again = nil
-				s.leave(sig.(syscall.Signal))
-				if asked == 2 {
-					time.AfterFunc(killedAfter, s.killer())
-				}
-				continue
-			}
-			s.pass(sig.(syscall.Signal))
+			s.obey(sig.(syscall.Signal))
 		case h := <-s.happened:
-			if pause := s.hear(h); pause > 0 {
-				again = time.After(pause)
-			}
-		case <-again:
-			again = nil
+			s.hear(h)
+		case <-s.again:
+			s.again = nil
 			s.start()
+		case <-s.kill:
+			for c := range s.children {
+				leash.Kill(c.cmd)
+			}
+		case <-beat:
+			s.listen()
 		}
 	}
 	return s.code
 }
 
-// start starts a child and puts it in charge.
-func (s *Supervisor) start() {
-	read, write, err := os.Pipe()
-	if err != nil {
-		s.fail(err)
+// obey passes a signal on, and remembers what it means for children to come.
+func (s *Supervisor) obey(sig syscall.Signal) {
+	switch sig {
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+		if s.asked++; s.asked == 2 {
+			s.kill = time.After(killedAfter)
+		}
+		s.leave(sig)
 		return
+	case syscall.SIGTSTP:
+		s.paused = cmp.Or(s.paused, execution.PausedBySignal)
+	case syscall.SIGCONT:
+		if s.paused == execution.PausedBySignal {
+			s.paused = execution.NotPaused
+		}
 	}
-	cmd := exec.Command(s.Command[0], s.Command[1:]...)
-	cmd.Env = append(append([]string{}, s.Env...), fmt.Sprintf("%s=%d", ReportVariable, reportFD))
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = s.Output, s.Output, []*os.File{write}
-	err = leash.Start(cmd)
-	_ = write.Close()
-	if err != nil {
-		_ = read.Close()
-		s.fail(err)
+	for c := range s.children {
+		if c.active { // to one that is being started they would do what the system does, such as kill it
+			c.signal(sig)
+		}
+	}
+}
+
+// hear acts on what a child did.
+func (s *Supervisor) hear(h happening) {
+	c := h.child
+	c.silent = 0
+	switch h.word {
+	case ended:
+		s.bury(c)
+	case alive:
+	case paused:
+		if c == s.charge {
+			s.paused = execution.Pause(h.detail)
+		}
+	case toldAll:
+		s.heed(c, h.detail)
+	case string(execution.Active):
+		c.active, s.failures = true, 0
+		s.catchUp(c)
+	default:
+		s.depart(c, execution.Event(h.detail))
+	}
+}
+
+// catchUp has a child that is ACTIVE now obey the signals that came while it was being started.
+func (s *Supervisor) catchUp(c *child) {
+	switch {
+	case c.paused == s.paused:
+	case s.paused == execution.NotPaused:
+		c.signal(syscall.SIGCONT)
+	default:
+		c.signal(syscall.SIGTSTP)
+	}
+}
+
+// depart notes that a child leaves, and starts its replacement if it wants one.
+func (s *Supervisor) depart(c *child, why execution.Event) {
+	c.leaving = cmp.Or(c.leaving, why)
+	if c != s.charge {
 		return
-	}
-	c := &child{cmd: cmd, started: time.Now()}
-	s.charge, s.children[c] = c, true
-	s.Log.Info("worker process started", "pid", cmd.Process.Pid)
-	s.wg.Go(func() { s.follow(c, read) })
-}
-
-func (s *Supervisor) fail(err error) {
-	s.Log.Error("worker process cannot be started", "error", err)
-	s.code = execution.ExitFailure
-}
-
-// follow passes on what a child says, and its end.
-func (s *Supervisor) follow(c *child, report *os.File) {
-	defer func() { _ = report.Close() }()
-	lines := bufio.NewScanner(report)
-	for lines.Scan() {
-		state, why, _ := strings.Cut(lines.Text(), " ")
-		s.happened <- happening{child: c, state: state, why: why}
-	}
-	_ = c.cmd.Wait()
-	s.happened <- happening{child: c, ended: true}
-}
-
-// Report writes the line with which a child tells its state.
-func Report(w io.Writer, state execution.State, because execution.Event) {
-	_, _ = fmt.Fprintf(w, "%s %s\n", state, because)
-}
-
-// hear acts on what a child did. It returns how long to wait before another is started; 0: none is to be.
-func (s *Supervisor) hear(h happening) time.Duration {
-	if h.ended {
-		return s.bury(h.child)
-	}
-	if h.state == string(execution.Active) {
-		return 0
-	}
-	h.child.leaving = true
-	if h.child != s.charge {
-		return 0
 	}
 	s.charge = nil
-	wanted := h.why == string(execution.EventRecycle) || h.why == string(execution.EventStuckLimit)
+	wanted := why == execution.EventRecycle || why == execution.EventStuckLimit
 	if wanted && !s.leaving {
-		s.Log.Info("worker is leaving; starting its replacement", "pid", h.child.cmd.Process.Pid, "because", h.why)
-		s.crashes = 0
-		s.start()
+		s.replace(c, string(why))
 	}
-	return 0
+}
+
+// heed looks at a command to all workers to leave for good. One that leaves already has nothing to do for it, but its
+// replacement is not there yet to hear of it.
+func (s *Supervisor) heed(c *child, command string) {
+	if c == s.charge || c.forGood() || s.leaving || (s.charge != nil && s.charge.active) {
+		return
+	}
+	s.Log.Info("all workers are told to leave; the replacement is not started", "command", command)
+	s.leaving, s.again = true, nil
+	if s.charge != nil {
+		s.charge.signal(syscall.SIGTERM)
+	}
+}
+
+// replace starts the replacement of a child, at once unless that child was started only now.
+func (s *Supervisor) replace(c *child, because string) {
+	if lived := time.Since(c.started); lived < hasty {
+		s.haste++
+		s.again = time.After(s.pause(s.haste, maxWait))
+		s.Log.Warn("worker is leaving as soon as it was started; its replacement waits a little", "pid", c.cmd.Process.Pid, "because", because,
+			"lived", lived.Round(time.Millisecond), "in_a_row", s.haste, "look_at", "BOBBIN_MAX_RSS, BOBBIN_MAX_EXECUTIONS")
+		return
+	}
+	s.Log.Info("worker is leaving; starting its replacement", "pid", c.cmd.Process.Pid, "because", because)
+	s.crashes, s.haste = 0, 0
+	s.start()
+}
+
+// listen notes that a moment has passed in which the child in charge may have said something, and replaces it after too many.
+// Moments are counted, not time: the supervisor itself may have been stopped.
+func (s *Supervisor) listen() {
+	c := s.charge
+	if c == nil {
+		return
+	}
+	if c.silent++; c.silent%beats != 0 {
+		return
+	}
+	silent := 1
+	for other := range s.children {
+		if other.leaving == fallenSilent {
+			silent++
+		}
+	}
+	s.Log.Error("worker process is silent: it is stopped or hangs", "pid", c.cmd.Process.Pid, "for", s.Silence*time.Duration(c.silent/beats), "silent_ones", silent)
+	if silent > maxSilent {
+		return
+	}
+	c.leaving = fallenSilent
+	c.signal(syscall.SIGTERM)
+	s.start()
 }
 
 // bury looks at how a child ended.
-func (s *Supervisor) bury(c *child) time.Duration {
+func (s *Supervisor) bury(c *child) {
 	delete(s.children, c)
-	code, lived := c.cmd.ProcessState.ExitCode(), time.Since(c.started)
-	s.Log.Info("worker process ended", "pid", c.cmd.Process.Pid, "how", c.cmd.ProcessState.String(), "lived", lived.Round(time.Millisecond))
+	code := c.cmd.ProcessState.ExitCode()
+	s.Log.Info("worker process ended", "pid", c.cmd.Process.Pid, "how", c.cmd.ProcessState.String(), "lived", time.Since(c.started).Round(time.Millisecond))
 	inCharge := c == s.charge
 	if inCharge {
 		s.charge = nil
 	}
+	inOrder := code == execution.ExitDone || code == execution.ExitReplace
 	switch {
-	case s.leaving:
-		if code != execution.ExitDone && code != execution.ExitReplace {
-			s.code = execution.ExitFailure
+	case s.leaving, !inCharge && c.forGood():
+		if !inOrder && c.active { // before that it had claimed nothing
+			s.Log.Error("worker died while it was to finish; others run what it had claimed", "pid", c.cmd.Process.Pid)
+			s.code = cmp.Or(s.code, execution.ExitFailure)
 		}
-		return 0
-	case c.leaving || !inCharge, code == execution.ExitDone:
-		return 0
+	case !inCharge, code == execution.ExitDone:
 	case code == execution.ExitReplace: // it left before it could say so
-		s.start()
-		return 0
-	case code == execution.ExitUsage:
+		s.replace(c, "exit code 75")
+	case code == execution.ExitUsage && !c.active: // later it is how Go's runtime ends a program
 		s.Log.Error("the worker's configuration is wrong; starting it again would not help")
 		s.code = code
-		return 0
+	default:
+		s.crashed(c.active, time.Since(c.started))
 	}
-	return s.crashed(lived)
 }
 
-// crashed returns how long to wait after a crash; 0 when it was one too many.
-func (s *Supervisor) crashed(lived time.Duration) time.Duration {
+// crashed has another started after a pause, unless this was one too many.
+func (s *Supervisor) crashed(wasActive bool, lived time.Duration) {
 	s.crashes++
 	if lived >= shortLife {
 		s.crashes = 1
+	} else if !wasActive {
+		s.failures++
 	}
-	if s.crashes >= maxCrashes {
-		s.Log.Error("the worker crashes as soon as it is started; giving up", "crashes", s.crashes, "exit_code", ExitCrashLoop)
-		s.code = ExitCrashLoop
-		s.leave(syscall.SIGTERM)
-		return 0
+	if s.failures >= maxCrashes && len(s.children) == 0 { // while an old one works there is time to try on
+		s.Log.Error("the worker crashes as soon as it is started; giving up", "crashes", s.failures, "exit_code", ExitCrashLoop)
+		s.leaving, s.code = true, ExitCrashLoop
+		return
 	}
-	pause := min(maxPause, cmp.Or(s.Pause, 100*time.Millisecond)<<(s.crashes-1))
-	pause = pause/2 + rand.N(pause/2)
+	pause := s.pause(s.crashes, maxPause)
+	s.again = time.After(pause)
 	s.Log.Warn("worker process crashed", "crashes_in_a_row", s.crashes, "next_start_in", pause.Round(time.Millisecond))
-	return pause
+}
+
+// pause is how long to wait after the nth of a row, with jitter.
+func (s *Supervisor) pause(n int, longest time.Duration) time.Duration {
+	pause := min(longest, cmp.Or(s.Pause, 100*time.Millisecond)<<min(n-1, 10))
+	return pause/2 + rand.N(pause/2)
 }
 
 // leave passes on a signal to end; nothing is started any more.
 func (s *Supervisor) leave(sig syscall.Signal) {
-	s.leaving, s.charge = true, nil
-	s.pass(sig)
-}
-
-func (s *Supervisor) pass(sig syscall.Signal) {
+	s.leaving, s.charge, s.again = true, nil, nil
 	for c := range s.children {
-		_ = c.cmd.Process.Signal(sig)
-	}
-}
-
-// killer returns what kills the children there are now.
-func (s *Supervisor) killer() func() {
-	var cmds []*exec.Cmd
-	for c := range s.children {
-		cmds = append(cmds, c.cmd)
-	}
-	return func() {
-		for _, cmd := range cmds {
-			leash.Kill(cmd)
-		}
+		c.signal(sig)
 	}
 }
