@@ -43,7 +43,7 @@ func TestServerRefusesLargeHeaders(t *testing.T) {
 	address := listener.Addr().String()
 	require.NoError(t, listener.Close())
 	ctx, stop := context.WithCancel(t.Context())
-	wait, err := Serve(ctx, address, New("1", "bobbin", "q").Handler(idle{}), slog.New(slog.DiscardHandler))
+	wait, err := Serve(ctx, address, New("1", "bobbin", "q").Handler(idle{}), false, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer wait()
 	defer stop()
