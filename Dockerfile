@@ -2,6 +2,9 @@
 #
 #   docker build -t bobbin .                    # Go handlers and Starlark
 #   docker build -t bobbin --target python .    # the same with CPython, for .py workflows
+#
+# No init is needed beside it: as the first process of a container, worker and supervise run below one of their own, which
+# buries what killed interpreters leave behind.
 FROM golang:1.26 AS build
 WORKDIR /src
 COPY go.mod go.sum ./

@@ -20,6 +20,7 @@ import (
 
 	"github.com/bobbin-run/bobbin/config"
 	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/internal/leash"
 	"github.com/bobbin-run/bobbin/queue"
 )
 
@@ -27,6 +28,13 @@ import (
 var version = "dev"
 
 func main() {
+	if leash.First() && len(os.Args) > 1 && (os.Args[1] == "worker" || os.Args[1] == "supervise") {
+		code, err := leash.Bury(os.Environ())
+		if err == nil {
+			os.Exit(code)
+		}
+		fmt.Fprintln(os.Stderr, "bobbin: what ends in this container is not buried:", err)
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
