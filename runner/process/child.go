@@ -3,11 +3,14 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/bobbin-run/bobbin/internal/leash"
 )
@@ -20,6 +23,9 @@ type child struct {
 	gone   chan struct{} // closed when it has ended
 	exit   exit          // how; readable once gone is closed
 	once   sync.Once
+
+	killed atomic.Bool            // we did
+	reason atomic.Pointer[string] // why we killed it, where that says more than the signal
 }
 
 // exit is how a process ended.
@@ -41,21 +47,45 @@ func (e exit) String() string {
 	}
 }
 
+const (
+	lastFrames = 150 * time.Millisecond // from a process's end until its wire is closed: what it sent before is read by then
+	lastReport = 100 * time.Millisecond // from killing a process until its end is reported: a mother may be busy
+)
+
 // kill kills the process and everything in its group. It may be called at any time, by anybody.
 func (c *child) kill() {
-	select {
-	case <-c.gone: // its number may be another's by now
-	default:
-		_ = syscall.Kill(-c.pid, syscall.SIGKILL)
+	if c.over() { // its number may be another's by now
+		return
 	}
+	c.killed.Store(true)
+	_ = syscall.Kill(-c.pid, syscall.SIGKILL)
+	_ = syscall.Kill(c.pid, syscall.SIGKILL) // it may have left its group
+	c.hangUp()
+}
+
+func (c *child) over() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// condemn kills the process and has its end told with the reason.
+func (c *child) condemn(why string) {
+	c.reason.CompareAndSwap(nil, &why)
+	c.kill()
 }
 
 // interrupt asks the process to stop what it runs.
 func (c *child) interrupt() {
-	select {
-	case <-c.gone:
-	default:
-		_ = syscall.Kill(-c.pid, syscall.SIGINT)
+	if c.over() {
+		return
+	}
+	_ = syscall.Kill(-c.pid, syscall.SIGINT)
+	if group, err := syscall.Getpgid(c.pid); err == nil && group != c.pid {
+		_ = syscall.Kill(c.pid, syscall.SIGINT) // it left its group; never twice, which means more
 	}
 }
 
@@ -63,9 +93,39 @@ func (c *child) interrupt() {
 func (c *child) ended(e exit) {
 	c.once.Do(func() {
 		_ = syscall.Kill(-c.pid, syscall.SIGKILL) // the number stays theirs while one of them lives
+		if why := c.reason.Load(); why != nil {
+			e = exit{why: "was killed: " + *why}
+		}
 		c.exit = e
 		close(c.gone)
+		if !c.killed.Load() {
+			c.hangUp()
+		}
 	})
+}
+
+// hangUp ends what is read from and written to a process that is dead or about to be. The end of the connection does not
+// always come: something that the process started may have inherited the other end.
+func (c *child) hangUp() { _ = c.wire.conn.SetDeadline(time.Now().Add(lastFrames)) }
+
+// lost says how a process ended whose connection broke.
+func (c *child) lost(err error, patience time.Duration) error {
+	if c.killed.Load() {
+		patience = min(patience, lastReport)
+	}
+	select {
+	case <-c.gone:
+		return errors.New(c.exit.String())
+	case <-time.After(patience): // it closed its wire, or broke the protocol, and lives
+	}
+	switch {
+	case c.killed.Load():
+		return errors.New(exit{signal: syscall.SIGKILL}.String())
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return errors.New("closed its connection")
+	default:
+		return err
+	}
 }
 
 // close lets go of what we hold of a process that was killed or is to end by itself.

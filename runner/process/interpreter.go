@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -18,11 +17,6 @@ import (
 	"github.com/bobbin-run/bobbin/runner"
 )
 
-const (
-	startTimeout = 60 * time.Second // from a program's start to its ready: a preload may import much
-	maxPaths     = 1 << 20
-)
-
 // interpreter is a child that is ready to run executions, one at a time. What is not atomic belongs to whoever took it.
 type interpreter struct {
 	*child
@@ -33,8 +27,10 @@ type interpreter struct {
 	maxExecutions int   // 0: any number
 	softRSS       int64 // bytes; above it is replaced between two executions
 	looked        time.Time
-	spent         string // why it is not to be used again
-	crash         error  // it did not survive the last execution, and nobody killed it
+	spent         string         // why it is not to be used again
+	crash         error          // it did not survive the last execution, and nobody killed it
+	unused        bool           // it was dead before the last execution began: nothing of that ran
+	ran           []execution.ID // the last ones, whose threads may still write lines
 
 	busy atomic.Bool // runs an execution
 	runs atomic.Pointer[execution.ID]
@@ -42,7 +38,7 @@ type interpreter struct {
 }
 
 // newInterpreter starts an interpreter and waits until it is ready.
-func (r *Runner) newInterpreter(ctx context.Context, mode Mode, s *snapshot) (*interpreter, error) {
+func (r *Runner) newInterpreter(mode Mode, s *snapshot) (*interpreter, error) {
 	i := &interpreter{r: r, mode: mode}
 	if n := r.opts.MaxExecutions; n > 0 {
 		i.maxExecutions = max(n-rand.IntN(n/10+1), 1)
@@ -52,15 +48,15 @@ func (r *Runner) newInterpreter(ctx context.Context, mode Mode, s *snapshot) (*i
 	}
 	var err error
 	if mode == Fork {
-		i.child, i.born, err = r.mum.fork(ctx, s)
+		i.child, i.born, err = r.mum.fork(s)
 	} else {
-		i.child, err = r.begin(ctx, mode, s)
+		i.child, err = r.begin(mode, s)
 	}
 	return i, err
 }
 
 // begin starts a process and takes it through hello and ready.
-func (r *Runner) begin(ctx context.Context, mode Mode, s *snapshot) (*child, error) {
+func (r *Runner) begin(mode Mode, s *snapshot) (*child, error) {
 	c, err := r.lang.spawn(&r.wg, r.opts.FrameMaxBytes, r.stray)
 	if err != nil {
 		return nil, err
@@ -69,7 +65,7 @@ func (r *Runner) begin(ctx context.Context, mode Mode, s *snapshot) (*child, err
 		Type: "hello", Protocol: ProtocolVersion, Mode: mode, Preload: r.opts.Preload, Generation: s.generation,
 		ResultMaxBytes: r.opts.ResultMaxBytes, FrameMaxBytes: r.opts.FrameMaxBytes,
 	})
-	if err := r.awaitReady(ctx, c, s); err != nil {
+	if err := r.awaitReady(c, s); err != nil {
 		c.kill()
 		<-c.gone
 		err = fmt.Errorf("%s did not become ready: %w%s", r.lang.Name, err, quoted(c.output.last()))
@@ -79,19 +75,25 @@ func (r *Runner) begin(ctx context.Context, mode Mode, s *snapshot) (*child, err
 	return c, nil
 }
 
+// starting is how long a start may take. It belongs to the runner and to no execution: one whose timeout is shorter than a
+// start only waits for it, and the next one finds the interpreter ready.
+func (r *Runner) starting() (context.Context, context.CancelFunc) {
+	why := fmt.Errorf("it took longer than %s", r.opts.StartTimeout)
+	return context.WithTimeoutCause(r.ctx, r.opts.StartTimeout, why)
+}
+
 // awaitReady answers what a preload asks for until the process says that it is ready.
-func (r *Runner) awaitReady(ctx context.Context, c *child, s *snapshot) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+func (r *Runner) awaitReady(c *child, s *snapshot) error {
+	ctx, cancel := r.starting()
 	defer cancel()
 	defer context.AfterFunc(ctx, c.kill)()
-	defer context.AfterFunc(r.ctx, c.kill)()
 	for {
 		f, err := c.wire.read()
 		if err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return c.lost(err)
+			return c.lost(err, time.Second)
 		}
 		switch f.Type {
 		case "ready":
@@ -108,22 +110,6 @@ func (r *Runner) awaitReady(ctx context.Context, c *child, s *snapshot) error {
 			}
 		}
 	}
-}
-
-// stray logs what an interpreter writes while it runs nothing.
-func (r *Runner) stray(line string) { r.log.Warn(line, "from", "interpreter") }
-
-// lost says how a process ended whose connection broke.
-func (c *child) lost(err error) error {
-	select {
-	case <-c.gone:
-		return errors.New(c.exit.String())
-	case <-time.After(time.Second): // it closed its wire, or broke the protocol, and lives
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-		return errors.New("closed its connection")
-	}
-	return err
 }
 
 // serve answers a question about modules.
@@ -154,20 +140,16 @@ func (i *interpreter) run(ctx context.Context, call *runner.Call, s *snapshot) (
 	defer i.runs.Store(nil)
 	log := &lazyLog{call: call}
 	i.output.attend(func(line string) { log.get().Info(line, "from", "output") })
-	defer i.output.attend(i.r.stray)
+	defer i.output.attend(nil)
+	i.remember(call.ID)
 	stopped := i.stopWith(ctx)
 	defer stopped()
-	request := frame{
-		Type: "run", Generation: s.generation, ExecutionID: string(call.ID), Attempt: call.Attempt, Workflow: call.Workflow,
-		Function: call.Function, Params: call.Params, Meta: call.Meta, Traceparent: call.Traceparent,
-	}
-	if !call.Deadline.IsZero() {
-		request.DeadlineMS = call.Deadline.UnixMilli()
-	}
-	err := i.wire.send(&request)
-	for err == nil {
+	err := i.wire.send(request(call, s))
+	i.unused = errors.Is(err, syscall.EPIPE)
+	for asked := false; err == nil; {
 		var f *frame
 		if f, err = i.wire.read(); err != nil {
+			i.unused = !asked && errors.Is(err, syscall.ECONNRESET) // it ended, and what it had not read is the run
 			break
 		}
 		if err = mine(f, call); err != nil {
@@ -186,16 +168,57 @@ func (i *interpreter) run(ctx context.Context, call *runner.Call, s *snapshot) (
 			i.markStopped(ctx)
 			return nil, i.crashError(ctx, exit{signal: sys(f.Signal), code: f.Code}.String())
 		case "log":
-			log.of(f.ExecutionID).Log(ctx, level(f.Level), f.Message, attrs(f)...)
+			i.hear(ctx, f, log)
 		case "progress":
-			call.ReportProgress(f.Done, f.Total, f.Note)
+			if f.ExecutionID == "" || f.ExecutionID == string(call.ID) {
+				call.ReportProgress(f.Done, f.Total, f.Note)
+			}
 		case "imported":
 			i.r.mum.learn(f.Modules)
 		default:
+			asked = true
 			err = i.serve(f, s)
 		}
 	}
 	return nil, i.broken(ctx, err)
+}
+
+func request(call *runner.Call, s *snapshot) *frame {
+	f := &frame{
+		Type: "run", Generation: s.generation, ExecutionID: string(call.ID), Attempt: call.Attempt, Workflow: call.Workflow,
+		Function: call.Function, Params: call.Params, Meta: call.Meta, Traceparent: call.Traceparent,
+	}
+	if !call.Deadline.IsZero() {
+		f.DeadlineMS = call.Deadline.UnixMilli()
+	}
+	return f
+}
+
+const maxRan = 64
+
+// remember notes that an execution ran here.
+func (i *interpreter) remember(id execution.ID) {
+	if len(i.ran) == maxRan {
+		i.ran = slices.Delete(i.ran, 0, 1)
+	}
+	i.ran = append(i.ran, id)
+}
+
+// hear logs a line: of the execution that runs, or of one that ran here and whose threads still do. One of another is nobody's:
+// what a workflow writes on its wire must not become another's line.
+func (i *interpreter) hear(ctx context.Context, f *frame, log *lazyLog) {
+	id := execution.ID(f.ExecutionID)
+	switch {
+	case id == "" || id == log.call.ID:
+		if f.Level == "warn" || f.Level == "error" {
+			i.output.note(f.Message)
+		}
+		log.get().Log(ctx, level(f.Level), f.Message, attrs(f)...)
+	case slices.Contains(i.ran, id) && log.call.Log != nil:
+		log.call.Log.With("execution_id", f.ExecutionID).Log(ctx, level(f.Level), f.Message, attrs(f)...)
+	default:
+		i.r.stray(f.Message)
+	}
 }
 
 // mine makes sure that an answer is that of the execution which runs: one too many, of a workflow that ran twice because it
@@ -231,11 +254,10 @@ func (i *interpreter) broken(ctx context.Context, err error) error {
 		i.kill()
 		return &execution.Error{Type: TypeCrashed, Message: fmt.Sprintf("%s broke the frame protocol: %v", i.r.lang.Name, err)}
 	}
-	how := i.lost(err).Error()
+	how := i.lost(err, min(time.Second, i.r.opts.CancelGrace/5)).Error()
 	i.kill()
-	<-i.gone
 	i.spent = how
-	if ctx.Err() == nil && !i.fat.Load() {
+	if ctx.Err() == nil && !i.fat.Load() && !i.unused {
 		i.crash = errors.New(how)
 	}
 	return i.crashError(ctx, how)
@@ -243,7 +265,7 @@ func (i *interpreter) broken(ctx context.Context, err error) error {
 
 // crashError is what an execution is told whose process ended under it.
 func (i *interpreter) crashError(ctx context.Context, how string) error {
-	last := i.lastWords()
+	last := i.output.last()
 	switch {
 	case i.fat.Load():
 		return &execution.Error{Type: TypeMemory, Message: fmt.Sprintf("%s held more than %d bytes of memory and was killed", i.r.lang.Name, i.r.opts.MaxRSS), Traceback: last}
@@ -252,15 +274,6 @@ func (i *interpreter) crashError(ctx context.Context, how string) error {
 	default:
 		return &execution.Error{Type: TypeCrashed, Message: i.r.lang.Name + " " + how + " while it ran the execution" + quoted(last), Traceback: last}
 	}
-}
-
-// lastWords waits a moment for what the process wrote last.
-func (i *interpreter) lastWords() string {
-	select {
-	case <-i.output.done:
-	case <-time.After(200 * time.Millisecond): // something that it started still holds the pipe, or it lives
-	}
-	return i.output.last()
 }
 
 // stopWith asks the interpreter to stop when ctx ends, once more half-way through the grace, and kills it just before the
@@ -299,14 +312,6 @@ func (l *lazyLog) get() *slog.Logger {
 	log := l.call.Logger()
 	l.log.Store(log)
 	return log
-}
-
-// of returns the logger for lines of an execution: this one's, or of one whose threads still run.
-func (l *lazyLog) of(id string) *slog.Logger {
-	if id == "" || id == string(l.call.ID) || l.call.Log == nil {
-		return l.get()
-	}
-	return l.call.Log.With("execution_id", id)
 }
 
 func level(name string) slog.Level {
