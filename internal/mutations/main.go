@@ -74,8 +74,8 @@ var mutations = []mutation{
 		"(f.Type == \"result\" || f.Type == \"error\") && f.ExecutionID != string(call.ID)", "false", "./runner/process TestAnswerForAnotherExecution",
 	},
 	{
-		"a forked child of a workflow does not answer", "runner/process/shim/python.py",
-		"    if _getpid() != state.pid:\n        _exit(0)  # a child that the workflow forked came back here\n    wire", "    wire", "./runner/process TestForkInsideAWorkflow",
+		"a forked child of a workflow does not answer", "runner/process/shim/python/execution.py",
+		"    if _getpid() != state.pid:\n        _exit(0)  # a child that the workflow forked came back here\n    with", "    with", "./runner/process TestForkInsideAWorkflow",
 	},
 	{
 		"what killed two workers runs alone", "consumer/fetch.go",

@@ -1,5 +1,5 @@
 // Package process runs workflows in other languages, in interpreters that were started before and live on after. A language
-// is a program and a shim: one source file, embedded here, that speaks the frame protocol of docs/frames.md on descriptor 3.
+// is a program and a shim: source, embedded here, that speaks the frame protocol of docs/frames.md on descriptor 3.
 // [Python] and [Node] are the two there are; another needs no more than its shim and a [Language].
 //
 // # Why processes

@@ -334,10 +334,17 @@ func attrs(f *frame) []any {
 	return []any{"logger", f.Logger}
 }
 
-// quoted appends the last line of what a process wrote to a message.
+// quoted appends a line of what a process wrote to a message: the one by which a language's runtime says why it dies, which a
+// stack follows, or else the last.
 func quoted(last string) string {
 	if last == "" {
 		return ""
 	}
-	return ": " + last[strings.LastIndexByte(last, '\n')+1:]
+	line := last[strings.LastIndexByte(last, '\n')+1:]
+	for one := range strings.Lines(last) {
+		if len(one) > 6 && strings.EqualFold(one[:6], "fatal ") {
+			line = strings.TrimSpace(one)
+		}
+	}
+	return ": " + line
 }

@@ -1,7 +1,9 @@
 package process
 
 import (
-	_ "embed" // the shims
+	"embed"
+	"path"
+	"strings"
 )
 
 // Mode is how an interpreter runs executions.
@@ -24,13 +26,30 @@ type Language struct {
 	Dumps   bool // whether SIGUSR2 makes an interpreter write what it is doing to descriptor 2
 }
 
-//go:embed shim/python.py
-var pythonShim string
+//go:embed shim/python/*.py
+var pythonFiles embed.FS
+
+// pythonShim is one file to Python, in this order.
+var pythonShim = together(pythonFiles, "shim/python", "frames.py", "modules.py", "workflow.py", "execution.py", "parts.py")
+
+func together(files embed.FS, dir string, names ...string) string {
+	var all strings.Builder
+	for _, name := range names {
+		source, err := files.ReadFile(path.Join(dir, name))
+		if err != nil {
+			panic(err) // a name above that is not embedded
+		}
+		all.Write(source)
+		all.WriteString("\n\n")
+	}
+	return all.String()
+}
 
 //go:embed shim/node.mjs
 var nodeShim string
 
-const pythonBootstrap = `import os
+const pythonBootstrap = `import os, sys
+if sys.version_info < (3, 9): sys.exit("CPython 3.9 or later is needed, and this is " + sys.version.split()[0])
 def read(n):
     b = b""
     while len(b) < n:
@@ -54,17 +73,17 @@ folder._compile("exports.load = (name) => import(name)", process.cwd() + "/[bobb
 import(shim).then(({ main }) => main(receive, folder.exports.load));`
 
 // Python returns the language of .py workflows, run by the CPython (3.9 or later) at a path.
-func Python(path string) *Language {
+func Python(program string) *Language {
 	return &Language{
-		Name: "python", Suffix: ".py", Command: []string{path, "-c", pythonBootstrap}, Shim: pythonShim, Forks: true, Dumps: true,
+		Name: "python", Suffix: ".py", Command: []string{program, "-c", pythonBootstrap}, Shim: pythonShim, Forks: true, Dumps: true,
 		Env: []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"},
 	}
 }
 
 // Node returns the language of .mjs workflows, run by the Node.js (20 or later) at a path.
-func Node(path string) *Language {
+func Node(program string) *Language {
 	return &Language{
 		Name: "node", Suffix: ".mjs", Shim: nodeShim,
-		Command: []string{path, "--experimental-vm-modules", "--no-warnings", "-e", nodeBootstrap},
+		Command: []string{program, "--experimental-vm-modules", "--no-warnings", "-e", nodeBootstrap},
 	}
 }
