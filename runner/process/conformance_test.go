@@ -38,10 +38,11 @@ func find(t *testing.T, program string) string {
 }
 
 var pythonModules = map[string]string{
-	"echo.py":     "async def main(**params):\n    return params\n",
-	"fail.py":     "from lib.deep import down\n\ndef main():\n    down()\n",
-	"lib/deep.py": "def down():\n    raise ValueError('deliberate')\n",
-	"sleeper.py":  "import asyncio\nasync def main():\n    await asyncio.sleep(100)\n",
+	"echo.py":      "async def main(**params):\n    return params\n",
+	"fail.py":      "from lib.deep import down\n\ndef main():\n    down()\n",
+	"left/over.py": "",
+	"lib/deep.py":  "def down():\n    raise ValueError('deliberate')\n",
+	"sleeper.py":   "import asyncio\nasync def main():\n    await asyncio.sleep(100)\n",
 	"stubborn.py": `
 import time
 def main():
@@ -50,6 +51,22 @@ def main():
             time.sleep(100)
         except BaseException:
             pass
+`,
+	"exits.py": "import sys\ndef main():\n    sys.exit('deliberate')\n",
+	"flood.py": "def main():\n    for _ in range(5000):\n        print('a line of the flood')\n    print('x' * 200_000)\n    return 'dry'\n",
+	"leftover.py": `
+import bobbin, importlib, sys, threading
+def work():
+    for n in range(1000):
+        try:
+            print("left over")
+            bobbin.progress(n, n)
+            sys.modules.pop("left.over", None)
+            importlib.import_module("left.over")
+        except ImportError:
+            pass
+def main():
+    threading.Thread(target=work, daemon=True).start()
 `,
 	"huge.py":       "def main():\n    return 'x' * 2_000_000\n",
 	"lines.py":      "def main():\n    print('a line of its own')\n",
@@ -72,6 +89,7 @@ func TestPythonConforms(t *testing.T) {
 					return process.New(language, m, process.Options{Mode: mode, CancelGrace: runnertest.Grace, MaxRSS: 1 << 30})
 				},
 				FailType: "ValueError", FailShows: []string{`File "lib/deep.py", line 2, in down`, "raise ValueError('deliberate')"},
+				FailsToo: map[string]string{"exits": "SystemExit"},
 				Stubborn: execution.TimedOut, MissingType: "ModuleNotFoundError",
 			})
 		})
@@ -85,6 +103,9 @@ var nodeModules = map[string]string{
 	"sleeper.mjs":    "import { setTimeout } from 'node:timers/promises';\nimport bobbin from 'bobbin';\nexport const main = () => setTimeout(100000, null, { signal: bobbin.signal });\n",
 	"stubborn.mjs":   "export function main() { for (;;) {} }\n",
 	"huge.mjs":       "export const main = () => 'x'.repeat(2_000_000);\n",
+	"rejects.mjs":    "export const main = async () => { throw new TypeError('deliberate') };\n",
+	"flood.mjs":      "export function main() {\n  for (let i = 0; i < 5000; i++) console.log('a line of the flood');\n  console.log('x'.repeat(200_000));\n  return 'dry';\n}\n",
+	"leftover.mjs":   "export function main() {\n  let n = 0;\n  const left = setInterval(() => { console.log('left over'); if (++n === 1000) clearInterval(left); }, 1);\n}\n",
 	"lines.mjs":      "export const main = () => console.log('a line of its own');\n",
 	"whole.mjs":      "export const main = async () => (await import('lib/helper.mjs')).version;\n",
 	"lib/helper.mjs": "export const version = 'one';\n",
@@ -102,6 +123,7 @@ func TestNodeConforms(t *testing.T) {
 			return process.New(language, m, process.Options{CancelGrace: runnertest.Grace})
 		},
 		FailType: "RangeError", FailShows: []string{"lib/deep.mjs:2"},
+		FailsToo: map[string]string{"rejects": "TypeError"},
 		Stubborn: execution.TimedOut, MissingType: "ModuleNotFound",
 	})
 }

@@ -10,6 +10,8 @@
 //   - whole returns the "version" of a helper that it imports; the suite publishes another helper (Changed)
 //   - missing imports what is not published
 //   - cyclic imports itself by way of another
+//   - flood writes 5,000 lines and one of 200,000 characters, and returns "dry"
+//   - leftover leaves behind what goes on after it returned, where its language can: lines, imports, progress
 package runnertest
 
 import (
@@ -48,10 +50,11 @@ type Subject struct {
 	Modules map[string]string // what is published, by path; nil for handlers
 	Changed map[string]string // what is published later: whole returns "two" and not "one"
 
-	FailType    string           // error_type of fail
-	FailShows   []string         // parts of the traceback of fail
-	Stubborn    execution.Status // how stubborn ends: Stuck, or TimedOut where it can be stopped
-	MissingType string           // error_type of missing; "" where there are no modules
+	FailType    string            // error_type of fail
+	FailShows   []string          // parts of the traceback of fail
+	FailsToo    map[string]string // other workflows that fail with the word "deliberate", and their error_type
+	Stubborn    execution.Status  // how stubborn ends: Stuck, or TimedOut where it can be stopped
+	MissingType string            // error_type of missing; "" where there are no modules
 	// CyclicType is the error_type of cyclic; "" where the language allows it, and cyclic returns "fine".
 	CyclicType string
 }
@@ -84,6 +87,12 @@ func Run(t *testing.T, s Subject) {
 		for _, part := range s.FailShows {
 			require.Contains(t, r.Err.Traceback, part)
 		}
+		for workflow, kind := range s.FailsToo {
+			r := b.run(t, workflow, "")
+			require.Equal(t, execution.Failed, r.Status, workflow)
+			require.Equal(t, kind, r.Err.Type, workflow)
+			require.Contains(t, r.Err.Message, "deliberate", workflow)
+		}
 	})
 	t.Run("timeout", func(t *testing.T) {
 		r := b.run(t, "sleeper", `"timeout_seconds":0.5`)
@@ -95,7 +104,8 @@ func Run(t *testing.T, s Subject) {
 		beside := b.submit(t, "sleeper", `"timeout_seconds":1`) // its neighbour is not touched
 		r := b.run(t, "stubborn", `"timeout_seconds":0.5`)
 		require.Equal(t, s.Stubborn, r.Status, "%+v", r.Err)
-		require.Equal(t, execution.TimedOut, b.await(t, beside).Status)
+		r = b.await(t, beside)
+		require.Equal(t, execution.TimedOut, r.Status, "%+v", r.Err)
 	})
 	t.Run("oversized result", func(t *testing.T) {
 		r := b.run(t, "huge", "")
@@ -104,6 +114,16 @@ func Run(t *testing.T, s Subject) {
 		require.Contains(t, r.Err.Message, "1048576")
 	})
 	t.Run("log lines", func(t *testing.T) { b.logs(t) })
+	t.Run("flood of lines", func(t *testing.T) {
+		require.JSONEq(t, `"dry"`, string(b.run(t, "flood", "").Value))
+	})
+	t.Run("leftover work", func(t *testing.T) {
+		for range 5 {
+			require.Equal(t, execution.Succeeded, b.run(t, "leftover", "").Status)
+			r := b.run(t, "echo", `"params":{"a":1}`)
+			require.JSONEq(t, `{"a":1}`, string(r.Value), "%+v", r.Err)
+		}
+	})
 	if s.Modules != nil {
 		t.Run("modules", func(t *testing.T) { b.modules(t) })
 	}

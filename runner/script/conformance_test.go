@@ -26,6 +26,8 @@ func TestStarlarkConforms(t *testing.T) {
 			"whole.star":      "load('lib/helper.star', 'version')\ndef main():\n    return version\n",
 			"lib/helper.star": "version = 'one'\n",
 			"missing.star":    "load('not_published.star', 'x')\ndef main():\n    pass\n",
+			"flood.star":      "def main():\n    for i in range(5000):\n        print('a line of the flood')\n    print('x' * 200000)\n    return 'dry'\n",
+			"leftover.star":   "def main():\n    pass\n", // nothing can be left over here
 			"cyclic.star":     "load('circle.star', 'x')\ndef main():\n    pass\n",
 			"circle.star":     "load('cyclic.star', 'main')\nx = 1\n",
 		},
