@@ -314,11 +314,11 @@ def main():
 // A line for an execution that never ran in this interpreter is the worker's, whatever it says.
 func TestLinesOfStrangers(t *testing.T) {
 	t.Parallel()
-	r := setup(t, python(t), process.Options{}, map[string]string{"w.py": `
-import os
+	r := setup(t, python(t), process.Options{}, map[string]string{"wire.py": findsTheWire, "w.py": `
+import wire
 def main():
-    for body in (b'{"type":"log","execution_id":"stranger","level":"info","message":"forged"}', b'{"type":"progress","execution_id":"stranger","done":3}'):
-        os.write(3, len(body).to_bytes(4, "big") + body)
+    wire.send(b'{"type":"log","execution_id":"stranger","level":"info","message":"forged"}')
+    wire.send(b'{"type":"progress","execution_id":"stranger","done":3}')
     return 2
 `})
 	require.Equal(t, "2", r.gives("w.py", "{}"))

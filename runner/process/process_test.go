@@ -362,19 +362,25 @@ def main(name, fork):
 	})
 }
 
-// An answer for another execution, as a broken shim would send, is a broken protocol and not a result.
-func TestAnswerForAnotherExecution(t *testing.T) {
-	t.Parallel()
-	r := setup(t, python(t), process.Options{}, map[string]string{"w.py": `
+// findsTheWire is a module that sends what its interpreter's shim did not say.
+const findsTheWire = `
 import os, stat
 def is_wire(n):
     try:
         return stat.S_ISSOCK(os.fstat(n).st_mode)
     except OSError:
         return False
-def main():
-    body = b'{"type":"result","execution_id":"another","value":1}'
+def send(body):
     os.write(next(n for n in range(3, 1024) if is_wire(n)), len(body).to_bytes(4, "big") + body)
+`
+
+// An answer for another execution, as a broken shim would send, is a broken protocol and not a result.
+func TestAnswerForAnotherExecution(t *testing.T) {
+	t.Parallel()
+	r := setup(t, python(t), process.Options{}, map[string]string{"wire.py": findsTheWire, "w.py": `
+import wire
+def main():
+    wire.send(b'{"type":"result","execution_id":"another","value":1}')
     return 2
 `})
 	_, err := r.call("w.py", "{}")
