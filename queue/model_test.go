@@ -226,7 +226,7 @@ func (m *machine) cancel(t *rapid.T) {
 		m.done[id] = true
 	}
 	for range rapid.IntRange(1, 2).Draw(t, "times") {
-		outcome, err := m.q.Cancel(context.Background(), id, "request", &execution.Result{ID: id, Status: execution.Cancelled})
+		outcome, err := m.q.Cancel(context.Background(), id, "request", &execution.Result{ID: id, Status: execution.Cancelled}, 0)
 		require.NoError(t, err)
 		require.Equal(t, want, outcome)
 		if want == queue.CancelDone {

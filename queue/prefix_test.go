@@ -166,7 +166,10 @@ var verbs = map[string]verb{
 			require.NoError(s.t, s.raw.ZRem(s.ctx, s.Keys.Workers, "w-1-a").Err()) // claimed by nobody, then
 			return held
 		},
-		call:   func(s *store, _ []queue.Held) error { _, err := s.Rescue(s.ctx, []string{"a", "b"}); return err },
+		call: func(s *store, _ []queue.Held) error {
+			_, err := s.Repair(s.ctx, queue.Ailment{IDs: []string{"a", "b"}})
+			return err
+		},
 		breaks: func(k queue.Keys) []string { return []string{k.Pending, k.Attempts, k.Recoveries, k.Claims, k.Workers} },
 		after:  func(s *store, why string) { require.Zero(s.t, s.raw.HLen(s.ctx, s.Keys.Claims).Val(), why) },
 	},
@@ -200,7 +203,7 @@ func (s *store) reap(incarnation string) {
 
 func (s *store) cancel(id string) (queue.CancelOutcome, error) {
 	result := &execution.Result{ID: id, Status: execution.Cancelled, Err: &execution.Error{Type: execution.TypeCancelled}}
-	return s.Cancel(s.ctx, id, "request", result)
+	return s.Cancel(s.ctx, id, "request", result, time.Minute)
 }
 
 // Lua has no rollback. Wherever a key of the wrong type cuts a script off, no execution is lost and none gets two results; and
