@@ -144,14 +144,14 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 		jobs[i] = &job{claimed: reply.Claimed[i], incarnation: incarnation, since: now}
 	}
 	w.ledger.add(jobs)
-	ended := w.endedBefore(ctx, jobs)
+	ended, unsure := w.endedBefore(ctx, jobs)
 	// A fence must see either none of these in the pool, or all of them.
 	w.fencing.RLock()
 	defer w.fencing.RUnlock()
 	// Fenced, drained, paused or choked while the claim was on its way.
 	unwanted := w.Incarnation() != incarnation || !w.accepting() || w.choked.Load()
 	for _, j := range jobs {
-		if unwanted {
+		if unwanted || (unsure && j.claimed.Missing) {
 			w.committer.add(item{job: j, kind: release})
 			continue
 		}
@@ -184,8 +184,9 @@ func (w *Worker) submit(j *job) {
 }
 
 // endedBefore finds, among claimed IDs that have no context, those that have a result: a second push of an execution must not
-// get a second result. Should it fail, the IDs are answered as any that lack a context.
-func (w *Worker) endedBefore(ctx context.Context, jobs []*job) map[string]bool {
+// get a second result. Unsure says that Redis did not answer: such an ID is given back, and asked after again. Where Redis will never
+// say (what is there is no stream), it is answered as any that lacks a context.
+func (w *Worker) endedBefore(ctx context.Context, jobs []*job) (ended map[string]bool, unsure bool) {
 	var missing []string
 	for _, j := range jobs {
 		if j.claimed.Missing {
@@ -193,13 +194,14 @@ func (w *Worker) endedBefore(ctx context.Context, jobs []*job) map[string]bool {
 		}
 	}
 	if len(missing) == 0 {
-		return nil
+		return nil, false
 	}
 	ended, err := w.queue.EndedLately(ctx, missing)
 	if err != nil {
 		w.log.Warn("cannot tell whether IDs without a context were pushed twice", "error", err)
+		unsure = !errors.Is(err, queue.ErrRefused) || queue.IsPassing(err)
 	}
-	return ended
+	return ended, unsure
 }
 
 // ended is called by the pool when a task ended.
