@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -45,6 +47,13 @@ func TestMain(m *testing.M) {
 const (
 	lease    = time.Second
 	patience = 60 * time.Second
+	// loadedMachine is how much longer everything may take where twenty arenas share two cores.
+	loadedMachine = 10 * time.Second
+	// afterwards is how long after a fault its victim may find out that its lease is lost: two heartbeats that are refused or time
+	// out, on a loaded machine.
+	afterwards = lease + 2*time.Second
+	// seenLate is how long a process may have been dead when that is seen.
+	seenLate = time.Second
 )
 
 // arena is a Redis, workers on it that are started again whenever they end, and an orchestrator.
@@ -58,11 +67,16 @@ type arena struct {
 
 	mu         sync.Mutex
 	seen       *history.History
+	killed     map[int]bool // processes whose end was noted when they were killed
+	retries    map[string]int
+	entries    map[string][]redis.XMessage // what stands in results, by ID
 	stopping   bool
 	slots      []*slot
 	wg         sync.WaitGroup
+	watch      sync.WaitGroup
 	n          int // submitted so far
 	kills      int
+	stalls     int  // times that Redis was seen not to answer
 	supervised bool // workers run under bobbin supervise
 	python     bool // whether Python workflows can be submitted
 }
@@ -95,15 +109,22 @@ type slot struct {
 	died       int      // processes that ended by a signal
 	over       bool     // start no other
 	supervised bool     // the process is a supervisor
+	spared     bool     // it is never killed nor sent away: what grows is seen in it
 }
 
 func newArena(t *testing.T, server *redistest.Server) *arena {
 	t.Helper()
 	a := &arena{
 		t: t, server: server, raw: server.Client(), keys: queue.NewKeys("bobbin", "default"), seen: history.New(), log: &syncBuffer{},
+		killed: map[int]bool{}, retries: map[string]int{}, entries: map[string][]redis.XMessage{},
 		history: filepath.Join(t.TempDir(), "history"),
 	}
+	a.seen.Slack, a.seen.Steady, a.seen.Bound = afterwards, lease, lease+2*time.Second+loadedMachine
+	watching, stop := context.WithCancel(context.Background())
+	a.watch.Go(func() { a.watchRedis(watching) })
 	t.Cleanup(func() {
+		stop()
+		a.watch.Wait()
 		a.end()
 		if t.Failed() {
 			fmt.Fprintf(os.Stderr, "the workers' last words:\n%s\n", a.log.tail(6000))
@@ -162,7 +183,6 @@ func (a *arena) keep(s *slot) {
 		over := s.over
 		if cmd.ProcessState.ExitCode() == -1 { // killed, also by a failpoint
 			s.died++
-			a.hit(cmd.Process.Pid)
 			a.mourn(cmd.Process.Pid)
 		}
 		s.mu.Unlock()
@@ -172,16 +192,60 @@ func (a *arena) keep(s *slot) {
 	}
 }
 
-func (a *arena) hit(pid int) {
+// befall notes that something begins to befall processes, or everybody (0). over notes that it has ended.
+func (a *arena) befall(pids ...int) (over func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.seen.Hit[pid]++
+	first := len(a.seen.Faults)
+	for _, pid := range pids {
+		a.seen.Faults = append(a.seen.Faults, history.Fault{PID: pid, From: time.Now(), Until: time.Now().Add(24 * time.Hour)})
+	}
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for i := range pids {
+			a.seen.Faults[first+i].Until = time.Now()
+		}
+	}
 }
 
+// kill notes that a process is about to be killed.
+func (a *arena) kill(pid int) {
+	a.befall(pid)()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.killed[pid] = true
+}
+
+// mourn notes that a process was seen to be dead. One that nobody killed, but a failpoint, died a moment ago.
 func (a *arena) mourn(pid int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.seen.Deaths[pid] = time.Now()
+	now := time.Now()
+	a.seen.Deaths[pid] = now
+	if !a.killed[pid] {
+		a.seen.Faults = append(a.seen.Faults, history.Fault{PID: pid, From: now.Add(-seenLate), Until: now})
+	}
+	delete(a.killed, pid)
+}
+
+// watchRedis looks, as anybody may, whether Redis takes a write. While it does not for a third of the lease, killed, stopped, full,
+// waiting for the disk or left without a processor by the others, a heartbeat may be missed: to everybody that is an outage.
+func (a *arena) watchRedis(ctx context.Context) {
+	eye := a.server.Client()
+	for last := time.Now(); ctx.Err() == nil; pause(ctx, lease/20) {
+		if eye.Set(ctx, "chaos:eye", 0, 0).Err() != nil {
+			continue
+		}
+		now := time.Now()
+		if now.Sub(last) > lease/3 {
+			a.mu.Lock()
+			a.seen.Faults = append(a.seen.Faults, history.Fault{From: last, Until: now})
+			a.stalls++
+			a.mu.Unlock()
+		}
+		last = now
+	}
 }
 
 // lean checks that no worker has grown: file descriptors, threads and memory of each are within what an idle one needs and a
@@ -209,7 +273,8 @@ func (a *arena) lean() {
 	}
 }
 
-// signal sends a signal to the worker of a slot and notes that it was hit.
+// signal sends a signal to the worker of a slot and notes that it is killed, or told to leave. Of a stop its caller knows when it
+// is over.
 func (a *arena) signal(s *slot, sig syscall.Signal) {
 	s.mu.Lock()
 	cmd := s.cmd
@@ -221,8 +286,18 @@ func (a *arena) signal(s *slot, sig syscall.Signal) {
 		a.signalSupervised(cmd.Process.Pid, sig)
 		return
 	}
-	a.hit(cmd.Process.Pid)
+	a.strike(cmd.Process.Pid, sig)
 	_ = cmd.Process.Signal(sig)
+}
+
+// strike notes what a signal that is about to be sent does.
+func (a *arena) strike(pid int, sig syscall.Signal) {
+	switch sig {
+	case syscall.SIGKILL:
+		a.kill(pid)
+	case syscall.SIGTERM:
+		a.befall(pid)()
+	}
 }
 
 // signalSupervised signals the workers of a supervisor, or, every other kill, the supervisor itself. It starts none meanwhile.
@@ -233,9 +308,12 @@ func (a *arena) signalSupervised(supervisor int, sig syscall.Signal) {
 	whole := a.kills%2 == 0 && sig == syscall.SIGKILL
 	a.mu.Unlock()
 	for _, worker := range childrenOf(supervisor) {
-		a.hit(worker)
+		a.strike(worker, sig)
 		if !whole {
 			_ = syscall.Kill(worker, sig)
+		}
+		if sig == syscall.SIGKILL { // with its supervisor, if not before
+			a.mourn(worker)
 		}
 	}
 	if whole {
@@ -244,42 +322,24 @@ func (a *arena) signalSupervised(supervisor int, sig syscall.Signal) {
 	_ = syscall.Kill(supervisor, syscall.SIGCONT)
 }
 
-// outage notes that everybody was cut off from Redis for longer than a lease, or may have been.
-func (a *arena) outage() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.seen.Outages++
-}
-
-// submit submits n executions as any orchestrator would, and notes for each whether Redis acknowledged it.
-func (a *arena) submit(n int, document func(i int) string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	for range n {
-		a.mu.Lock()
-		a.n++
-		id := fmt.Sprintf("e%d", a.n)
-		a.mu.Unlock()
-		_, err := a.raw.TxPipelined(ctx, func(p redis.Pipeliner) error {
-			p.HSet(ctx, a.keys.Executions, id, document(a.n))
-			p.LPush(ctx, a.keys.Pending, id)
-			return nil
-		})
-		a.mu.Lock()
-		if err == nil {
-			a.seen.Accepted[id] = true
-		} else {
-			a.seen.Maybe[id] = true
-		}
-		a.mu.Unlock()
+// pids are the processes of a slot that run executions.
+func (s *slot) pids() []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd == nil {
+		return nil
 	}
+	if s.supervised {
+		return childrenOf(s.cmd.Process.Pid)
+	}
+	return []int{s.cmd.Process.Pid}
 }
 
 func sleeps(ms int) func(int) string {
 	return func(int) string { return fmt.Sprintf(`{"workflow":"chaos","params":{"sleep_ms":%d}}`, ms) }
 }
 
-// settle waits until everything that waits, is claimed or scheduled has ended.
+// settle waits until everything that waits, is claimed or scheduled has ended, and what was asked to be cancelled is forgotten.
 func (a *arena) settle() {
 	a.t.Helper()
 	ctx := context.Background()
@@ -287,6 +347,7 @@ func (a *arena) settle() {
 		pipe := a.raw.Pipeline()
 		left := []*redis.IntCmd{
 			pipe.LLen(ctx, a.keys.Pending), pipe.LLen(ctx, a.keys.Handoff), pipe.HLen(ctx, a.keys.Claims), pipe.ZCard(ctx, a.keys.Scheduled),
+			pipe.HLen(ctx, a.keys.Cancels),
 		}
 		if _, err := pipe.Exec(ctx); err != nil {
 			return false
@@ -328,22 +389,56 @@ func (a *arena) check(retries func(string) int) *history.Report {
 	require.NoError(a.t, err)
 	for _, e := range entries {
 		id := fmt.Sprint(e.Values["execution_id"])
-		a.seen.Results[id] = append(a.seen.Results[id], fmt.Sprint(e.Values["status"]))
+		a.seen.Results[id], a.entries[id] = append(a.seen.Results[id], fmt.Sprint(e.Values["status"])), append(a.entries[id], e)
 	}
 	file, err := os.Open(a.history)
 	if err == nil {
 		require.NoError(a.t, a.seen.ReadRuns(file))
 		_ = file.Close()
 	}
-	k := a.keys
-	for _, hash := range []string{k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels} {
-		a.seen.Left[hash] = a.raw.HLen(ctx, hash).Val()
+	a.leftovers(ctx)
+	slices.SortFunc(a.seen.Faults, func(x, y history.Fault) int { return x.From.Compare(y.From) })
+	if retries == nil {
+		retries = func(id string) int { return a.retries[id] }
+	}
+	report := a.seen.Check(retries)
+	for _, breach := range slices.Concat(report.Doubled, report.Unexpected, report.Excess) {
+		id, _, _ := strings.Cut(breach, " ")
+		fmt.Fprintf(os.Stderr, "chaos: %s\n  results: %v\n  runs: %v\n", breach, a.entries[id], a.seen.Runs[id])
+		for _, run := range a.seen.Runs[id] {
+			for _, f := range a.seen.Faults {
+				if f.PID == run.PID {
+					fmt.Fprintf(os.Stderr, "  %d was hit from %v to %v\n", f.PID, f.From, f.Until)
+				}
+			}
+		}
+	}
+	return report
+}
+
+// leftovers counts what is left behind where nothing may be.
+func (a *arena) leftovers(ctx context.Context) {
+	a.t.Helper()
+	k, left := a.keys, a.seen.Left
+	for _, hash := range []string{k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Intents} {
+		left[hash] = a.raw.HLen(ctx, hash).Val()
 	}
 	for _, list := range []string{k.Pending, k.Handoff} {
-		a.seen.Left[list] = a.raw.LLen(ctx, list).Val()
+		left[list] = a.raw.LLen(ctx, list).Val()
 	}
-	a.seen.Left[k.Workers] = a.raw.ZCard(ctx, k.Workers).Val()
-	return a.seen.Check(retries)
+	for _, set := range []string{k.Workers, k.Scheduled} {
+		left[set] = a.raw.ZCard(ctx, set).Val()
+	}
+	registrations, err := a.raw.Keys(ctx, k.Worker("*")).Result() // of workers that are gone: they may be there until they expire
+	require.NoError(a.t, err)
+	for _, key := range registrations {
+		if a.raw.PTTL(ctx, key).Val() == -1 {
+			left[key] = 1
+		}
+	}
+	for id := range a.seen.Replies {
+		a.seen.Replies[id] = a.raw.LLen(ctx, k.Reply(id)).Val()
+	}
 }
 
 // buried has the registrations of processes that were killed reaped: nobody is left to do it when the last worker leaves, so
