@@ -265,11 +265,12 @@ func (q *Queue) Release(ctx context.Context, batch []Held) (int, error) {
 // Drop forgets claims of IDs whose execution had ended before they were pushed again. One that has a context keeps its claim.
 // It is safe to repeat.
 func (q *Queue) Drop(ctx context.Context, batch []Held) error {
+	k := q.Keys
 	args := make([]any, 0, 2*len(batch))
 	for _, held := range batch {
 		args = append(args, held.ID, held.Token)
 	}
-	_, err := q.run(ctx, "drop", dropScript, []string{q.Keys.Claims, q.Keys.Executions}, args...)
+	_, err := q.run(ctx, "drop", dropScript, []string{k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels}, args...)
 	return err
 }
 

@@ -173,6 +173,30 @@ var verbs = map[string]verb{
 		breaks: func(k queue.Keys) []string { return []string{k.Pending, k.Attempts, k.Recoveries, k.Claims, k.Workers} },
 		after:  func(s *store, why string) { require.Zero(s.t, s.raw.HLen(s.ctx, s.Keys.Claims).Val(), why) },
 	},
+	"drop": {
+		setup: func(s *store) []queue.Held { // a second push, whose claim was reaped once
+			held := claimBoth(s)
+			for _, h := range held {
+				_, err := s.Commit(s.ctx, []queue.Commit{s.commitOf(queue.Claimed{ID: h.ID, Token: h.Token}, execution.Succeeded)})
+				require.NoError(s.t, err)
+				require.NoError(s.t, s.raw.LPush(s.ctx, s.Keys.Pending, h.ID).Err())
+			}
+			s.register("w-2-b")
+			s.claim("w-2-b", 2)
+			s.reap("w-2-b")
+			held = nil
+			for _, c := range s.claim("w-1-a", 2).Claimed {
+				require.True(s.t, c.Missing)
+				held = append(held, queue.Held{ID: c.ID, Token: c.Token})
+			}
+			return held
+		},
+		call:   func(s *store, held []queue.Held) error { return s.Drop(s.ctx, held) },
+		breaks: func(k queue.Keys) []string { return []string{k.Claims, k.Executions, k.Cancels} },
+		after: func(s *store, why string) {
+			require.Zero(s.t, s.raw.Exists(s.ctx, s.Keys.Claims, s.Keys.Attempts, s.Keys.Recoveries).Val(), why)
+		},
+	},
 	"cancel": {
 		setup: func(s *store) []queue.Held { s.submit("a", "b"); return nil },
 		call: func(s *store, _ []queue.Held) error {
