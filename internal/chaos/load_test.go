@@ -80,7 +80,8 @@ func (s *storm) submitMixture() {
 		name string
 		do   func()
 	}{
-		{"Python", func() { s.submit(1, s.inPython(ms)) }},
+		// A worker that has not read the modules yet, and cannot, has it fail (ModulesUnavailable).
+		{"Python", func() { s.place(order{context: s.inPython(ms)(s.n), expected: []string{"succeeded", "failed"}}) }},
 		{"retried", func() {
 			s.place(order{id: "retried", retries: 1, context: fmt.Sprintf(
 				`{"workflow":"chaos","params":{"sleep_ms":%d,"fail":1},"retry":{"max_attempts":3,"initial_backoff_seconds":0.05}}`, ms)})
@@ -93,7 +94,7 @@ func (s *storm) submitMixture() {
 		}},
 		{"pushed twice", func() {
 			if id, accepted := s.place(order{id: "twice", context: sleeps(ms)(0), pushes: 2}); accepted {
-				s.twice = append(s.twice, id)
+				s.twice = append(s.twice, pushed{id, s.n})
 			}
 		}},
 		{"pushed again", s.pushAgain},
@@ -117,14 +118,24 @@ func (s *storm) submitMixture() {
 	}
 }
 
-// pushAgain pushes an ID that was submitted a while ago and has most likely ended.
+// pushed is an ID that is to be pushed again, and how many had been submitted until it was.
+type pushed struct {
+	id string
+	n  int
+}
+
+// pushAgain pushes an ID that was submitted a while ago and has most likely ended; not so long ago that it would be forgotten, with
+// the last 2,000 commits.
 func (s *storm) pushAgain() {
-	if len(s.twice) < 20 {
+	for len(s.twice) > 0 && s.n-s.twice[0].n > 800 {
+		s.twice = s.twice[1:]
+	}
+	if len(s.twice) == 0 || s.n-s.twice[0].n < 100 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = s.raw.LPush(ctx, s.keys.Pending, s.twice[0]).Err() // should it be lost, nothing is
+	_ = s.raw.LPush(ctx, s.keys.Pending, s.twice[0].id).Err() // should it be lost, nothing is
 	s.twice = s.twice[1:]
 }
 

@@ -80,7 +80,7 @@ type storm struct {
 	mixed   map[string]int
 	orders  *queue.Queue        // an operator's way to Redis
 	cancels map[string]struct{} // executions that are still to be cancelled
-	twice   []string            // IDs that are to be pushed again, some time after
+	twice   []pushed            // to be pushed again, some time after
 	metrics string              // where the spared worker serves its metrics
 }
 
