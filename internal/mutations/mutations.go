@@ -1,0 +1,266 @@
+package main
+
+// mutation replaces one piece of one file and names the tests that must fail for it.
+type mutation struct {
+	what         string
+	file         string
+	before, with string
+	tests        string // package, then -run pattern
+}
+
+// mutations are the mitigations: of what Redis and its client do to work, of workers that die, and of what comes too late.
+var mutations = []mutation{
+	{
+		"token check in commit", "queue/lua/commit.lua",
+		"holders[k] == a[v + 1],", "holders[k] ~= false,", "./queue TestModel",
+	},
+	{
+		"a commit without any claim writes nothing", "queue/lua/commit.lua",
+		"holders[k] == a[v + 1],", "true,", "./queue TestModel",
+	},
+	{
+		"order of writes in commit", "queue/lua/commit.lua",
+		"local reply, written,", "call('HDEL', KEYS[2], unpack(a, 9, n + 8))\nlocal reply, written,",
+		"./consumer TestBufferedResultsAreBoundedAndWritten",
+	},
+	{
+		"registration check in claim", "queue/lua/claim.lua",
+		"if not score or tonumber(score) <= 0 then", "if false then", "./queue TestModel",
+	},
+	{
+		"reconciliation after a lost reply", "consumer/fetch.go",
+		"f.uncertain = f.uncertain || !nothing", "_ = nothing", "./consumer LostClaimReply",
+	},
+	{
+		"a claim is known by its ID, not by the token that its batch shares", "consumer/fetch.go",
+		"f.w.ledger.knows)", "func(h queue.Held) bool { h.ID = \"\"; return f.w.ledger.knows(h) })", "./consumer TestLostClaimReplyLeavesAloneWhatRuns",
+	},
+	{
+		"a claim that was overtaken is void", "queue/lua/claim.lua",
+		"if fence and seq <= (tonumber(fence) or 0) then", "if false then", "./queue TestModel",
+	},
+	{
+		"the wait before reaping", "consumer/heartbeat.go",
+		"MayReap: !h.steadySince.IsZero() && time.Since(h.steadySince) > h.w.opts.Lease,", "MayReap: true,",
+		"./consumer TestNoMassReapingAfterAnOutage",
+	},
+	{
+		"claim before the ID leaves the list", "queue/lua/claim.lua",
+		"call('HSET', KEYS[3], unpack(claims))", "n + (long and 1 or 0)", "./queue TestModel",
+	},
+	{
+		"token check in release", "queue/lua/release.lua",
+		"if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then", "if true then", "./queue TestModel",
+	},
+	{
+		"a fenced worker cancels what it runs", "consumer/heartbeat.go",
+		"cancelled := h.w.pool.Cancel(pool.ErrLeaseLost,", "cancelled := h.w.pool.Cancel(pool.ErrLeaseLost, func(pool.Task) bool { return false }); _ = fmt.Sprint(pool.ErrLeaseLost,",
+		"./consumer TestFenceCancelsWithTheCauseLeaseLost",
+	},
+	{
+		"an answer of another execution is no result", "runner/process/interpreter.go",
+		"(f.Type == \"result\" || f.Type == \"error\") && f.ExecutionID != string(call.ID)", "false", "./runner/process TestAnswerForAnotherExecution",
+	},
+	{
+		"a forked child of a workflow does not answer", "runner/process/shim/python/execution.py",
+		"    if _getpid() != state.pid:\n        _exit(0)  # a child that the workflow forked came back here\n    with", "    with", "./runner/process TestForkInsideAWorkflow",
+	},
+	{
+		"what killed two workers runs alone", "consumer/fetch.go",
+		"if j.claimed.Recoveries >= w.aloneAfter() {", "if false {", "./consumer TestRunsAloneAfterTwoDeaths",
+	},
+	{
+		"a replacement is started before the old worker has ended", "internal/supervise/supervise.go",
+		"if wanted && !s.leaving {", "if false {", "./internal/supervise TestReplacementRunsBesideTheOldOne",
+	},
+	{
+		"full buffer stops claiming", "consumer/worker.go",
+		"!w.choked.Load() && !w.committer.full()", "!w.choked.Load()", "./consumer TestBufferedResultsAreBoundedAndWritten",
+	},
+	{
+		"a drain gives back what was claimed meanwhile", "consumer/fetch.go",
+		"|| !w.accepting() ||", "||", "./consumer TestClaimOnItsWayWhenADrainBegins",
+	},
+	{
+		"a repeated commit is not late", "consumer/commit.go",
+		"(outcome == queue.CommitGone && repeated)", "false", "./consumer TestLostRepliesOfEveryVerb/commit",
+	},
+	{
+		"go-redis does not retry", "queue/queue.go",
+		"o.MaxRetries = -1 ", "o.MaxRetries = 3 ", "./consumer TestRetriesOfTheClientAreOff",
+	},
+	{
+		"blocking pops have connections of their own", "queue/queue.go",
+		"return &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue),\n\t\trdb:  redis.NewClient(base), blocked: redis.NewClient(clone(base)),",
+		"one := redis.NewClient(base)\n\treturn &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue),\n\t\trdb: one, blocked: one,",
+		"./queue TestBlockedPopsStarveNobody",
+	},
+	{
+		"a silent server is given up", "queue/queue.go",
+		"ioTimeout   = 5 * time.Second", "ioTimeout   = time.Hour", "./queue TestSilentServerIsGivenUp",
+	},
+	{
+		"a deaf subscription is noticed", "control/listener.go",
+		"if silent++; silent > 1 {", "if silent++; silent > 1<<30 {", "./consumer TestDeafSubscriptionIsRenewed",
+	},
+	{
+		"intents are obeyed through the heartbeat", "consumer/heartbeat.go",
+		`if pulse.Intent != "" {`, "if false {", "./consumer TestIntentsAreObeyedWithoutADoorbell",
+	},
+	{
+		"stuck outcome only once", "pool/handle.go",
+		"case was == running:\n\t\tp.opts.Done(outcome)", "case was == running || was == stuck:\n\t\tp.opts.Done(outcome)", "./pool TestStuckAfterGrace",
+	},
+	{
+		"release pushes before it drops the claim", "queue/lua/release.lua",
+		"    redis.call('RPUSH', KEYS[2], ARGV[i])", `    redis.call('HDEL', KEYS[1], ARGV[i])
+    redis.call('RPUSH', KEYS[2], ARGV[i])`,
+		"./queue TestEveryPrefixIsSafe",
+	},
+	{
+		"retry schedules before it drops the claim", "queue/lua/retry.lua",
+		"    redis.call('ZADD', KEYS[2]", `    redis.call('HDEL', KEYS[1], ARGV[i])
+    redis.call('ZADD', KEYS[2]`,
+		"./queue TestEveryPrefixIsSafe",
+	},
+	{
+		"reap pushes before it drops the claim", "queue/lua/reap.lua",
+		"    redis.call('RPUSH', KEYS[3], ARGV[i])", `    redis.call('HDEL', KEYS[2], ARGV[i])
+    redis.call('RPUSH', KEYS[3], ARGV[i])`,
+		"./queue TestEveryPrefixIsSafe",
+	},
+	{
+		"rescue pushes before it drops the claim", "queue/lua/rescue.lua",
+		"    redis.call('RPUSH', KEYS[2], id)", `    redis.call('HDEL', KEYS[4], id)
+    redis.call('RPUSH', KEYS[2], id)`,
+		"./queue TestEveryPrefixIsSafe",
+	},
+	{
+		"cancel writes the result first", "queue/lua/cancel.lua",
+		"redis.call('XADD', KEYS[9]", `redis.call('HDEL', KEYS[2], id)
+redis.call('XADD', KEYS[9]`,
+		"./queue TestEveryPrefixIsSafe",
+	},
+	{
+		"submit looks whether it can push", "queue/lua/submit.lua",
+		"redis.call('LLEN', KEYS[2])", "",
+		"./queue TestEveryPrefixIsSafe",
+	},
+	{
+		"what is due enters pending before it leaves scheduled", "queue/lua/claim.lua",
+		`    call('LPUSH', KEYS[2], id)
+    call('ZREM', KEYS[8], id)`, `    call('ZREM', KEYS[8], id)
+    call('LPUSH', KEYS[2], id)`,
+		"./queue TestEveryPrefixIsSafe",
+	},
+	{
+		"a second push is forgotten with all that was counted", "queue/lua/drop.lua",
+		`    for k = 3, 5 do redis.pcall('HDEL', KEYS[k], ARGV[i]) end
+`, "",
+		"./queue TestEveryPrefixIsSafe",
+	},
+	{
+		"registered last", "queue/lua/register.lua",
+		"redis.call('HSET', KEYS[2], unpack(ARGV, 3))", `redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('HSET', KEYS[2], unpack(ARGV, 3))`,
+		"./queue TestRegistrationIsWrittenLast",
+	},
+	{
+		"unregistered last", "queue/lua/unregister.lua",
+		"redis.call('HDEL', KEYS[3], ARGV[1])", `redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1])`,
+		"./queue TestRegistrationIsWrittenLast",
+	},
+	{
+		"the heartbeat renews the lease before anything can fail", "queue/lua/heartbeat.lua",
+		`redis.call('ZADD', KEYS[1], now, ARGV[1])
+`, `redis.call('LLEN', KEYS[7])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+`,
+		"./queue TestHeartbeatAndIncidentCutShort",
+	},
+	{
+		"the heartbeat's first write is one that a full Redis takes", "queue/lua/heartbeat.lua",
+		`local there = redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('ZADD', KEYS[1], now, ARGV[1])`, `redis.call('ZADD', KEYS[1], now, ARGV[1])
+local there = redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
+		"./queue TestFullMemory",
+	},
+	{
+		"the fence's first write is one that a full Redis takes", "queue/lua/fence.lua",
+		`redis.call('PEXPIRE', KEYS[2], 60000)
+`, "",
+		"./queue TestFenceWhileMemoryIsFull",
+	},
+	{
+		"a dial that hangs is given up", "queue/queue.go",
+		"dialTimeout = 3 * time.Second", "dialTimeout = time.Hour",
+		"./queue TestUnreachableServerIsGivenUp",
+	},
+	{
+		"a dial is not repeated", "queue/queue.go",
+		"o.DialerRetries = 1 ", "o.DialerRetries = 5 ",
+		"./queue TestUnreachableServerIsGivenUp",
+	},
+	{
+		"a script that the server forgot is sent again", "queue/scripts.go",
+		"script.Run(ctx, q.rdb", "script.EvalSha(ctx, q.rdb",
+		"./queue TestScriptFlush",
+	},
+	{
+		"a script that the server forgot is sent again by the waker", "queue/waker.go",
+		`if redis.HasErrorPrefix(err, "NOSCRIPT") {`, "if false {",
+		"./queue TestWakerAfterScriptFlush",
+	},
+	{
+		"the waker blocks for fractions of a second", "queue/waker.go",
+		`fmt.Sprintf("%.3f", timeout.Seconds())`, `fmt.Sprintf("%d", 1+int(timeout.Seconds()))`,
+		"./queue TestWakerBlocksForFractionsOfASecond",
+	},
+	{
+		"what the server is in no state for passes", "queue/errors.go",
+		`"LOADING", "READONLY", `, "",
+		"./queue TestServersRefusalsAreTold",
+	},
+	{
+		"the start waits for what passes", "consumer/worker.go",
+		"if errors.Is(err, queue.ErrRefused) && !queue.IsPassing(err) {", "if errors.Is(err, queue.ErrRefused) {",
+		"./consumer TestStartWaitsForWhatPasses",
+	},
+	{
+		"a pop looks again every two seconds", "queue/queue.go",
+		"MaxBlock = 2 * time.Second", "MaxBlock = time.Hour",
+		"./consumer TestIdleWorkerFindsWhatIsLeftInHandoff",
+	},
+	{
+		"an ID that ended is not answered again", "consumer/fetch.go",
+		"if j.claimed.Missing && ended[j.claimed.ID] {", "if false {",
+		"./consumer TestDuplicatePushesGetOneResult",
+	},
+	{
+		"what ended is remembered", "queue/lua/commit.lua",
+		"if #written > 0 then pcall('XADD', KEYS[8]", "if false then pcall('XADD', KEYS[8]",
+		"./queue TestEndedLately",
+	},
+	{
+		"an ID that may have ended is asked after again", "consumer/fetch.go",
+		"unsure = !errors.Is(err, queue.ErrRefused) || queue.IsPassing(err)", "unsure = false",
+		"./consumer TestSecondPushGetsNoResult",
+	},
+	{
+		"a fence gives back what waits", "consumer/heartbeat.go",
+		"	h.w.giveBack() // first", "	// first",
+		"./consumer TestFenceGivesBackWhatWaits",
+	},
+	{
+		"of several suspects one is held", "consumer/quarantine.go",
+		`	for _, other := range others {
+		f.w.committer.add(item{job: other, kind: release})
+	}
+`, `	for _, other := range others {
+		defer f.w.committer.add(item{job: other, kind: release})
+	}
+`,
+		"./consumer TestOfSeveralSuspectsOneIsHeld",
+	},
+}
