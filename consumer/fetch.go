@@ -52,8 +52,12 @@ func (f *fetcher) awaitRoom(ctx context.Context) int {
 		if f.w.pool.Stalled() {
 			f.w.giveBack()
 		}
+		room := f.w.pool.Room()
+		if f.idle { // a call that waits may be answered when what was learned of short executions holds no more
+			room = min(room, f.w.pool.Free())
+		}
 		// In this order: what ends in between leaves the room as it was and counts in the buffer.
-		if room := f.w.pool.Room(); room > 0 && f.w.mayClaim() {
+		if room > 0 && f.w.mayClaim() {
 			return room
 		}
 		var stalled <-chan time.Time

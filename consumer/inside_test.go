@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,4 +79,32 @@ func TestAClockThatWasSetIsNoticed(t *testing.T) {
 	require.True(t, h.stepped(later(time.Hour, 3*time.Second)))
 	require.True(t, h.stepped(later(-time.Hour, 3*time.Second)))
 	require.True(t, h.stepped(later(12*time.Second, 3*time.Second)))
+}
+
+// quick is a job that takes no time.
+type quick struct{}
+
+func (quick) Run(context.Context) (json.RawMessage, error) { return nil, nil }
+
+// A claim that waits for something to be pushed takes what there are slots for and no more: by the time it is answered, what was
+// learned of short executions may be wrong.
+func TestAClaimThatWaitsIsForFreeSlots(t *testing.T) {
+	t.Parallel()
+	w := newWorker(t)
+	w.registered.Store(true)
+	ended := make(chan struct{}, 100)
+	w.pool = pool.New(pool.Options{Concurrency: 4, Done: func(*pool.Outcome) { ended <- struct{}{} }})
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = w.pool.Run(ctx) })
+	defer running.Wait()
+	defer stop()
+	f := &fetcher{w: w}
+	require.Eventually(t, func() bool { // it has learned, and looks while that is fresh
+		w.pool.Submit(pool.Task{Job: quick{}})
+		<-ended
+		return f.awaitRoom(ctx) > 4
+	}, 20*time.Second, time.Millisecond)
+	f.idle = true
+	require.LessOrEqual(t, f.awaitRoom(ctx), 4)
 }

@@ -183,6 +183,13 @@ func (p *Pool) Room() int {
 	return usable + ahead - p.inPool
 }
 
+// Free returns how many slots have nothing to run, now or next.
+func (p *Pool) Free() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(len(p.slots)-p.stuck-p.inPool, 0)
+}
+
 // ahead is how many tasks usable slots will likely start within AheadWait. A pool in which nothing starts any more claims
 // nothing ahead, whatever the average was.
 func (p *Pool) ahead(usable int) int {

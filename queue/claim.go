@@ -47,7 +47,7 @@ type ClaimReply struct {
 // Claim takes executions for an incarnation. It is not safe to repeat: after an error that is not [ErrRefused],
 // [ErrNotRegistered] or [ErrStaleClaim], call [Queue.Reconcile] before the next claim.
 func (q *Queue) Claim(ctx context.Context, c Claim) (*ClaimReply, error) {
-	keys, args := q.claimCall(c)
+	keys, args := q.claimCall(c, 0)
 	raw, err := q.run(ctx, "claim", claimScript, keys, args...)
 	if err != nil {
 		return nil, err
@@ -55,12 +55,13 @@ func (q *Queue) Claim(ctx context.Context, c Claim) (*ClaimReply, error) {
 	return c.reply(raw)
 }
 
-func (q *Queue) claimCall(c Claim) (keys []string, args []any) {
+// claimCall is a call of claim.lua; waited is 1 where nothing is to be expected.
+func (q *Queue) claimCall(c Claim, waited int) (keys []string, args []any) {
 	k := q.Keys
 	return []string{
 		k.Handoff, k.Pending, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Scheduled,
 		k.Workers, k.Worker(c.Incarnation), k.ModulesVersion,
-	}, []any{c.Incarnation, c.Seq, c.Want, c.MaxContextBytes, maxReplyBytes}
+	}, []any{c.Incarnation, c.Seq, c.Want, c.MaxContextBytes, maxReplyBytes, waited}
 }
 
 func (c Claim) reply(raw any) (*ClaimReply, error) {

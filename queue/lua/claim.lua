@@ -1,6 +1,6 @@
 -- Claim up to ARGV.want executions for one incarnation: from hand-off first, whoever moved the ID there, then from pending.
 -- KEYS: handoff pending claims executions attempts recoveries cancels scheduled workers worker modules:version
--- ARGV: incarnation, seq, want, largest context, most context bytes in one reply
+-- ARGV: incarnation, seq, want, largest context, most context bytes in one reply, 1 from a worker that waited
 -- Reply: now_ms, modules:version, ms until the next scheduled execution (-1: none), duplicates dropped, 1 if there may
 --   be more to claim, then describe.lua. Errors: NOTREGISTERED; STALECLAIM when a later fence (fence_claims.lua) overtook this call.
 --
@@ -9,6 +9,10 @@
 -- enters pending before it leaves scheduled: likewise.
 -- Not safe to repeat by itself: a claim whose reply was lost is found again by fence_claims.lua, HSCAN and adopt.lua.
 local call, incarnation, seq, want = redis.call, ARGV[1], tonumber(ARGV[2]), math.min(tonumber(ARGV[3]), 1000) -- unpack takes no more than 8000
+-- A fleet with nothing to do asks every two seconds each: that nothing is there is found out first.
+if ARGV[6] == '1' and call('EXISTS', KEYS[1], KEYS[2], KEYS[8]) == 0 then
+  return { 0, '0', -1, 0, 0, {}, {}, false, false, false, false }
+end
 local limit, budget = tonumber(ARGV[4]), tonumber(ARGV[5])
 local keys = { executions = KEYS[4], attempts = KEYS[5], recoveries = KEYS[6], cancels = KEYS[7] }
 
