@@ -5,6 +5,7 @@ package history
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -16,6 +17,7 @@ import (
 // Run is one time that a handler was seen to start.
 type Run struct {
 	PID     int
+	Attempt int // which one the handler was told it was
 	Started time.Time
 	Ended   bool // it was seen to end, or to stop when told
 }
@@ -31,7 +33,7 @@ type History struct {
 	Accepted map[string]bool     // IDs whose submission was acknowledged
 	Maybe    map[string]bool     // IDs whose submission may or may not have arrived
 	Expected map[string][]string // the statuses that an ID may end with; without an entry it must have succeeded
-	Runs     map[string][]Run    // by ID, in order
+	Runs     map[string][]Run    // by ID, in the order of their attempts
 	Results  map[string][]string // statuses by ID, as they stand in the stream
 	Replies  map[string]int64    // by ID that asked for a reply: how many it got
 	Faults   []Fault             // in the order in which they began
@@ -53,7 +55,8 @@ func New() *History {
 	}
 }
 
-// ReadRuns reads the lines that handlers wrote: "start ID attempt pid nanoseconds", then "end" or "stop" alike.
+// ReadRuns reads the lines that handlers wrote: "start ID attempt pid nanoseconds", then "end" or "stop" alike. An attempt that began
+// after the one that replaced it (its process was stopped between the claim and the start) comes before it all the same.
 func (h *History) ReadRuns(in io.Reader) error {
 	scanner := bufio.NewScanner(in)
 	for scanner.Scan() {
@@ -62,7 +65,8 @@ func (h *History) ReadRuns(in io.Reader) error {
 			continue // the last line of a process that was killed while it wrote
 		}
 		pid, err := strconv.Atoi(fields[3])
-		if err != nil {
+		attempt, malformed := strconv.Atoi(fields[2])
+		if err = errors.Join(err, malformed); err != nil {
 			return fmt.Errorf("history: %q: %w", scanner.Text(), err)
 		}
 		id := fields[1]
@@ -71,7 +75,7 @@ func (h *History) ReadRuns(in io.Reader) error {
 			if err != nil {
 				return fmt.Errorf("history: %q: %w", scanner.Text(), err)
 			}
-			h.Runs[id] = append(h.Runs[id], Run{PID: pid, Started: time.Unix(0, nanoseconds)})
+			h.Runs[id] = append(h.Runs[id], Run{PID: pid, Attempt: attempt, Started: time.Unix(0, nanoseconds)})
 			continue
 		}
 		for i := range slices.Backward(h.Runs[id]) {
@@ -80,6 +84,9 @@ func (h *History) ReadRuns(in io.Reader) error {
 				break
 			}
 		}
+	}
+	for _, runs := range h.Runs {
+		slices.SortStableFunc(runs, func(a, b Run) int { return a.Attempt - b.Attempt })
 	}
 	return scanner.Err()
 }

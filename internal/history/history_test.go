@@ -111,6 +111,19 @@ func TestOutagesExcuseNobodyTheyDidNotHit(t *testing.T) {
 	require.Empty(t, h.Check(func(id string) int { return map[string]int{"twice": 1, "thrice": 1}[id] }).Excess, "retries explain them")
 }
 
+// A process that was stopped between the claim and the start begins its attempt when another has ended the next one: it is the stop
+// that explains the other's.
+func TestAnAttemptThatBeginsAfterTheNextOne(t *testing.T) {
+	t.Parallel()
+	h := history.New()
+	require.NoError(t, h.ReadRuns(strings.NewReader("start a 2 8 50\nend a 2 8 60\nstart a 1 7 70\nstop a 1 7 71\n")))
+	h.Accepted["a"], h.Results["a"], h.Slack = true, []string{"succeeded"}, 1
+	h.Faults = []history.Fault{{PID: 7, From: at(10), Until: at(70)}}
+	require.False(t, h.Check(nil).Failed())
+	h.Faults[0].PID = 8
+	require.Len(t, h.Check(nil).Excess, 1)
+}
+
 // The time in which Redis was away, and a while after it, is not the workers'.
 func TestRecoveryIsMeasuredWithoutOutages(t *testing.T) {
 	t.Parallel()
