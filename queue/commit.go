@@ -262,7 +262,8 @@ func (q *Queue) Release(ctx context.Context, batch []Held) (int, error) {
 	return int(number(raw)), err
 }
 
-// Drop forgets claims of IDs whose execution had ended before they were pushed again. One that has a context keeps its claim.
+// Drop forgets claims of IDs whose execution had ended before they were pushed again. One that has a context by now was submitted
+// again, and goes back to pending.
 // It is safe to repeat.
 func (q *Queue) Drop(ctx context.Context, batch []Held) error {
 	k := q.Keys
@@ -270,7 +271,7 @@ func (q *Queue) Drop(ctx context.Context, batch []Held) error {
 	for _, held := range batch {
 		args = append(args, held.ID, held.Token)
 	}
-	_, err := q.run(ctx, "drop", dropScript, []string{k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels}, args...)
+	_, err := q.run(ctx, "drop", dropScript, []string{k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Pending}, args...)
 	return err
 }
 

@@ -107,3 +107,19 @@ func TestHugeIDsAreClaimedOneByOne(t *testing.T) {
 		require.Empty(s.t, s.pending())
 	})
 }
+
+// An ID that was pushed twice, and submitted again while the second push was being dropped, runs again.
+func TestSubmittedAgainWhileItsSecondPushIsDropped(t *testing.T) {
+	suite(t, func(s *store) {
+		require.NoError(s.t, s.raw.LPush(s.ctx, s.Keys.Pending, "x").Err())
+		claimed := s.claim("w-1-a", 1).Claimed
+		s.submit("x")
+		require.Empty(s.t, ids(s.claim("w-1-a", 1)), "claimed already")
+		for range 2 {
+			require.NoError(s.t, s.Drop(s.ctx, []queue.Held{{ID: "x", Token: claimed[0].Token}}))
+		}
+		again := s.claim("w-1-a", 5)
+		require.Equal(s.t, []string{"x"}, ids(again))
+		require.False(s.t, again.Claimed[0].Missing)
+	})
+}
