@@ -163,14 +163,12 @@ func (s *storm) cancelSome() {
 func (s *storm) cancelRest() {
 	s.t.Helper()
 	for id := range s.cancels {
-		for range 100 {
+		// Redis may be on its way back still, and go-redis full of connections that died with it.
+		require.Eventually(s.t, func() bool {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			err := s.orders.Ping(ctx)
-			cancel()
-			if err == nil && (s.cancel(id) || s.raw.ZScore(context.Background(), s.keys.Scheduled, id).Err() != nil) {
-				break
-			}
-		}
+			defer cancel()
+			return s.orders.Ping(ctx) == nil && (s.cancel(id) || s.raw.ZScore(ctx, s.keys.Scheduled, id).Err() != nil)
+		}, patience, 20*time.Millisecond, "%s is cancelled", id)
 	}
 	clear(s.cancels)
 }
