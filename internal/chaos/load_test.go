@@ -2,10 +2,12 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
 
 	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/execution"
@@ -167,7 +169,7 @@ func (s *storm) cancelRest() {
 		require.Eventually(s.t, func() bool {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
-			return s.orders.Ping(ctx) == nil && (s.cancel(id) || s.raw.ZScore(ctx, s.keys.Scheduled, id).Err() != nil)
+			return s.orders.Ping(ctx) == nil && (s.cancel(id) || errors.Is(s.raw.ZScore(ctx, s.keys.Scheduled, id).Err(), redis.Nil))
 		}, patience, 20*time.Millisecond, "%s is cancelled", id)
 	}
 	clear(s.cancels)
