@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -27,6 +28,7 @@ type handle struct {
 	task     Task
 	slot     int
 	started  time.Time
+	finished time.Time
 	cancel   context.CancelCauseFunc
 	phase    phase
 	asked    time.Time // when cancellation was asked for; zero: never
@@ -46,10 +48,14 @@ type taskContext struct {
 // Deadline returns when the task's timeout passes.
 func (c taskContext) Deadline() (time.Time, bool) { return c.until, !c.until.IsZero() }
 
+// turn is how long a slot runs one short task after another before it lets others have the processor: whoever brings more tasks and
+// whoever writes results down would else wait until nothing is left to run, up to the ten milliseconds after which Go interrupts.
+const turn = time.Millisecond
+
 // loop is the life of one slot: tasks, one after another, until ctx is done. It owns one count of loops, which it loses when
 // its slot is given up (giveUp, Abandon) and takes again when the stuck task returns.
 func (p *Pool) loop(ctx context.Context, slot int) {
-	routine := goroutineID()
+	routine, yielded := goroutineID(), time.Now()
 	owned, returned := true, false
 	defer func() {
 		switch {
@@ -65,6 +71,10 @@ func (p *Pool) loop(ctx context.Context, slot int) {
 		case <-p.wake:
 			if h, taskCtx := p.next(slot, routine); h != nil { // nil: it was taken back meanwhile
 				p.run(taskCtx, h, &owned)
+				if h.finished.Sub(yielded) > turn {
+					runtime.Gosched()
+					yielded = h.finished
+				}
 			}
 			if owned = owned || p.regain(); !owned {
 				return
@@ -186,6 +196,7 @@ func (h *handle) end(value json.RawMessage, err error) bool {
 	h.phase = ended
 	h.stopTimers()
 	finished := time.Now()
+	h.finished = finished
 	if p.slots[h.slot] == h {
 		p.slots[h.slot] = nil
 	}

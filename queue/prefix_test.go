@@ -116,6 +116,25 @@ var verbs = map[string]verb{
 		},
 		after: func(s *store, _ string) { s.reap("w-1-a") },
 	},
+	"claim of one that waited": { // lone.lua
+		setup: func(s *store) []queue.Held {
+			s.submit("a", "b")
+			s.claim("w-1-a", 1)
+			require.NoError(s.t, s.raw.LMove(s.ctx, s.Keys.Pending, s.Keys.Handoff, "RIGHT", "LEFT").Err())
+			return nil
+		},
+		call: func(s *store, _ []queue.Held) error {
+			w := s.NewWaker()
+			defer w.Close()
+			s.seq++
+			_, err := w.Claim(queue.Claim{Incarnation: "w-1-a", Seq: s.seq, Want: 2, MaxContextBytes: 1000}, 10*time.Millisecond)
+			return err
+		},
+		breaks: func(k queue.Keys) []string {
+			return []string{k.Pending, k.Handoff, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Scheduled, k.Workers, k.ModulesVersion, k.Worker("w-1-a")}
+		},
+		after: func(s *store, _ string) { s.reap("w-1-a") },
+	},
 	"commit": {
 		setup: claimBoth,
 		call: func(s *store, held []queue.Held) error {

@@ -31,7 +31,7 @@ type script struct {
 }
 
 var (
-	claimScript       = load("describe", "claim")
+	claimScript       = load("describe", "lone", "claim")
 	adoptScript       = load("describe", "adopt")
 	fenceClaimsScript = load("fence_claims")
 	commitScript      = load("commit")

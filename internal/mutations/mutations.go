@@ -49,6 +49,14 @@ var mutations = []mutation{
 		"call('HSET', KEYS[3], unpack(claims))", "n + (long and 1 or 0)", "./queue TestModel",
 	},
 	{
+		"registration check in the claim of one that waited", "queue/lua/lone.lua",
+		"if not score or tonumber(score) <= 0 or fence then", "if fence then", "./queue TestClaimOfOneThatWaited",
+	},
+	{
+		"one that waited claims before the ID leaves the list", "queue/lua/lone.lua",
+		"if call('HSETNX', KEYS[3], ids[1], incarnation .. ':' .. ARGV[2] .. ':1') == 0 then return nil end", "", "./queue TestClaimOfOneThatWaited",
+	},
+	{
 		"token check in release", "queue/lua/release.lua",
 		"if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then", "if true then", "./queue TestModel",
 	},

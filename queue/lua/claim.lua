@@ -9,10 +9,8 @@
 -- enters pending before it leaves scheduled: likewise.
 -- Not safe to repeat by itself: a claim whose reply was lost is found again by fence_claims.lua, HSCAN and adopt.lua.
 local call, incarnation, seq, want = redis.call, ARGV[1], tonumber(ARGV[2]), math.min(tonumber(ARGV[3]), 1000) -- unpack takes no more than 8000
--- A fleet with nothing to do asks every two seconds each: that nothing is there is found out first.
-if ARGV[6] == '1' and call('EXISTS', KEYS[1], KEYS[2], KEYS[8]) == 0 then
-  return { 0, '0', -1, 0, 0, {}, {}, false, false, false, false }
-end
+local short = ARGV[6] == '1' and lone() -- lone.lua
+if short then return short end
 local limit, budget = tonumber(ARGV[4]), tonumber(ARGV[5])
 local keys = { executions = KEYS[4], attempts = KEYS[5], recoveries = KEYS[6], cancels = KEYS[7] }
 
