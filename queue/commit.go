@@ -55,7 +55,7 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended}
 	columns := columnsOf(batch)
 	marks, marked := make([]byte, len(batch)), false
-	args := make([]any, 0, 8+len(batch)*8)
+	args := make([]any, 0, 9+len(batch)*8)
 	args = append(args, maxDead, len(batch), nil)
 	args = columns.shared(args, &batch[0])
 	for i := range batch {
@@ -63,7 +63,6 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 	}
 	for i := range batch {
 		c := &batch[i]
-		args = append(args, &c.Token)
 		marks[i] = '.'
 		if flags := c.flags(); flags != "" {
 			marks[i], marked = '!', true
@@ -145,13 +144,14 @@ func (q *Queue) commitWithout(ctx context.Context, batch []Commit, item int) ([]
 // columns says which values of an entry every item of a batch has alike: they are sent once. Every value costs Redis as much as
 // a tenth of the entry.
 type columns struct {
-	workflow, worker, attempt, claimed, meta bool
+	token, workflow, worker, attempt, claimed, meta bool
 }
 
 func columnsOf(batch []Commit) columns {
-	c, first := columns{true, true, true, true, true}, batch[0].Result
+	c, first, token := columns{true, true, true, true, true, true}, batch[0].Result, batch[0].Token
 	for i := range batch {
 		r := batch[i].Result
+		c.token = c.token && batch[i].Token == token
 		c.workflow = c.workflow && r.Workflow == first.Workflow
 		c.worker = c.worker && r.Worker == first.Worker
 		c.attempt = c.attempt && r.Attempt == first.Attempt
@@ -172,6 +172,7 @@ func (c columns) shared(args []any, item *Commit) []any {
 		}
 		args = append(args, value)
 	}
+	add(c.token, item.Token)
 	add(c.workflow, r.Workflow)
 	add(c.worker, r.Worker)
 	add(c.attempt, strconv.Itoa(r.Attempt))
@@ -184,6 +185,9 @@ func (c columns) shared(args []any, item *Commit) []any {
 // them per result was most of what a commit allocated.
 func (c columns) values(args []any, item *Commit) []any {
 	r := item.Result
+	if !c.token {
+		args = append(args, &item.Token)
+	}
 	if !c.workflow {
 		args = append(args, &r.Workflow)
 	}

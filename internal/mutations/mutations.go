@@ -12,15 +12,15 @@ type mutation struct {
 var mutations = []mutation{
 	{
 		"token check in commit", "queue/lua/commit.lua",
-		"holders[k] == a[v + 1],", "holders[k] ~= false,", "./queue TestModel",
+		"local held = holders[k] == token", "local held = holders[k] ~= false", "./queue TestModel",
 	},
 	{
 		"a commit without any claim writes nothing", "queue/lua/commit.lua",
-		"holders[k] == a[v + 1],", "true,", "./queue TestModel",
+		"local held = holders[k] == token", "local held = true", "./queue TestModel",
 	},
 	{
 		"order of writes in commit", "queue/lua/commit.lua",
-		"local reply, written,", "call('HDEL', KEYS[2], unpack(a, 9, n + 8))\nlocal reply, written,",
+		"local reply, written,", "call('HDEL', KEYS[2], unpack(a, 10, n + 9))\nlocal reply, written,",
 		"./consumer TestBufferedResultsAreBoundedAndWritten",
 	},
 	{

@@ -1,8 +1,8 @@
 -- Commit a batch of results: per execution, if the claim token matches, write the one entry in results, then drop the claim,
 -- the context and what was counted. A token that does not match writes nothing. No claim may be in a batch twice.
 -- KEYS: results claims executions attempts recoveries cancels dead ended, then the reply lists that items name by index
--- ARGV: largest dead; n; n marks, or '' for none; workflow, worker, attempt, claimed_at_ms and meta, each '=' and the value that
---   all items share, or '' when each brings its own; n IDs; per item: token, flags if its mark is '!', the values of the entry
+-- ARGV: largest dead; n; n marks, or '' for none; token, workflow, worker, attempt, claimed_at_ms and meta, each '=' and the value
+--   that all items share, or '' when each brings its own; n IDs; per item: flags if its mark is '!', token, the values of the entry
 --   flags: f it did not succeed, h it has a history (attempts, recoveries, cancel), d keep context and error in dead,
 --   r push it to a reply list: its index, TTL in ms and the document follow the values, o its ID breaks the rule for IDs
 -- Reply: n if all were committed, else per item 1 committed; 0 no claim there: committed before, or recovered and finished; -1
@@ -14,14 +14,14 @@
 local call, pcall, byte, find, results, a = redis.call, redis.pcall, string.byte, string.find, KEYS[1], ARGV
 local n, marks = tonumber(a[2]), a[3] ~= '' and a[3]
 local function all(i) return a[i] ~= '' and string.sub(a[i], 2) end
-local all_workflow, all_worker, all_attempt, all_claimed, all_meta = all(4), all(5), all(6), all(7), all(8)
-local holders = call('HMGET', KEYS[2], unpack(a, 9, n + 8))
-local reply, written, count, odd, history, failure, v = {}, {}, 0, nil, {}, nil, n + 8 -- v: the last value that was read
+local all_token, all_workflow, all_worker, all_attempt, all_claimed, all_meta = all(4), all(5), all(6), all(7), all(8), all(9)
+local holders = call('HMGET', KEYS[2], unpack(a, 10, n + 9))
+local reply, written, count, odd, history, failure, v = {}, {}, 0, nil, {}, nil, n + 9 -- v: the last value that was read
 for k = 1, n do
-  local id, held, flags, failed, entry = a[k + 8], holders[k] == a[v + 1], '', nil, nil
-  local workflow, worker, attempt, claimed, meta = all_workflow, all_worker, all_attempt, all_claimed, all_meta
-  v = v + 1
+  local id, flags, failed, entry = a[k + 9], '', nil, nil
+  local token, workflow, worker, attempt, claimed, meta = all_token, all_workflow, all_worker, all_attempt, all_claimed, all_meta
   if marks and byte(marks, k) == 33 then v = v + 1; flags = a[v]; failed = find(flags, 'f', 1, true) end
+  if not token then v = v + 1; token = a[v] end
   if not workflow then v = v + 1; workflow = a[v] end
   if not worker then v = v + 1; worker = a[v] end
   if not attempt then v = v + 1; attempt = a[v] end
@@ -29,6 +29,7 @@ for k = 1, n do
   local started, finished, took = a[v + 1], a[v + 2], a[v + 3]
   v = v + 3
   if not meta then v = v + 1; meta = a[v] end
+  local held = holders[k] == token
   if held and not failed then
     failure = pcall('XADD', results, '*', 'execution_id', id, 'workflow', workflow, 'worker', worker, 'attempt', attempt,
       'status', 'succeeded', 'claimed_at_ms', claimed, 'started_at_ms', started, 'finished_at_ms', finished,
