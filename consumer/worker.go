@@ -56,12 +56,6 @@ func (w *Worker) redisNow() int64 {
 	return time.Now().UnixMilli()
 }
 
-// Modules is where runners for scripts read the source of workflows. *queue.Queue is one.
-type Modules interface {
-	// Snapshot returns every module, path → source, as of one version at least as new as the given one.
-	Snapshot(ctx context.Context, version string) (current string, sources map[string]string, err error)
-}
-
 // Worker is one worker. Make it with [New] and call [Worker.Run] once. The other methods may be called from any goroutine.
 type Worker struct {
 	opts      Options
@@ -130,7 +124,7 @@ func New(o Options) (*Worker, error) {
 	if len(o.ScriptRunners) > 0 {
 		router := &runner.Router{Default: o.Runner, BySuffix: map[string]runner.Runner{}}
 		for suffix, build := range o.ScriptRunners {
-			built := build(q)
+			built := build(modules{w})
 			w.built = append(w.built, built)
 			router.BySuffix[suffix] = built
 		}

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
 
 // moduleCache keeps the newest snapshot of the queue's modules, so that a worker reads them once per change.
 type moduleCache struct {
-	mu      sync.Mutex // held while fetching: callers of a new version wait for one fetch
+	turn    chan struct{} // full while one fetches: callers of a new version wait for one fetch, or until their context ends
 	version string
 	sources map[string]string
 }
@@ -20,8 +19,12 @@ type moduleCache struct {
 // map is shared between callers and must not be changed. Redis is asked only for a version that was not seen yet.
 func (q *Queue) Snapshot(ctx context.Context, version string) (string, map[string]string, error) {
 	c := &q.modules
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return "", nil, context.Cause(ctx)
+	}
 	if c.sources != nil && !newer(version, c.version) {
 		return c.version, c.sources, nil
 	}

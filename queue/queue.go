@@ -65,8 +65,8 @@ func Open(o Options) (*Queue, error) {
 	}
 	tune(base)
 	return &Queue{
-		Keys: NewKeys(o.Prefix, o.Queue),
-		rdb:  redis.NewClient(base), blocked: redis.NewClient(clone(base)), pubsub: redis.NewClient(clone(base)),
+		Keys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)},
+		rdb: redis.NewClient(base), blocked: redis.NewClient(clone(base)), pubsub: redis.NewClient(clone(base)),
 	}, nil
 }
 

@@ -57,6 +57,10 @@ var mutations = []mutation{
 		"if call('HSETNX', KEYS[3], ids[1], incarnation .. ':' .. ARGV[2] .. ':1') == 0 then return nil end", "", "./queue TestClaimOfOneThatWaited",
 	},
 	{
+		"an execution waits for modules that cannot be read", "consumer/worker.go",
+		"build(modules{w})", "build(q)", "./consumer TestModulesAreAwaited",
+	},
+	{
 		"token check in release", "queue/lua/release.lua",
 		"if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then", "if true then", "./queue TestModel",
 	},
@@ -99,8 +103,8 @@ var mutations = []mutation{
 	},
 	{
 		"blocking pops have connections of their own", "queue/queue.go",
-		"return &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue),\n\t\trdb:  redis.NewClient(base), blocked: redis.NewClient(clone(base)),",
-		"one := redis.NewClient(base)\n\treturn &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue),\n\t\trdb: one, blocked: one,",
+		"return &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)},\n\t\trdb: redis.NewClient(base), blocked: redis.NewClient(clone(base)),",
+		"one := redis.NewClient(base)\n\treturn &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)},\n\t\trdb: one, blocked: one,",
 		"./queue TestBlockedPopsStarveNobody",
 	},
 	{
