@@ -15,21 +15,36 @@ const (
 
 // watchMemory kills interpreters that grow beyond the limit while they run an execution, until the runner is closed.
 func (r *Runner) watchMemory() {
-	ticker := time.NewTicker(memoryEvery)
-	defer ticker.Stop()
 	for {
 		select {
 		case <-r.ctx.Done():
 			return
-		case <-ticker.C:
+		case <-r.working: // with nothing to run, nothing wakes the worker
 		}
-		for _, i := range r.running() {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-time.After(memoryEvery):
+		}
+		running := r.running()
+		if len(running) > 0 {
+			r.nowWorking()
+		}
+		for _, i := range running {
 			if held := i.rss(); held > r.opts.MaxRSS && i.busy.Load() {
 				r.log.Warn("interpreter holds too much memory and is killed", "pid", i.pid, "rss_bytes", held)
 				i.fat.Store(true)
 				i.kill()
 			}
 		}
+	}
+}
+
+// nowWorking tells watchMemory that an interpreter runs, or ran, an execution.
+func (r *Runner) nowWorking() {
+	select {
+	case r.working <- struct{}{}:
+	default:
 	}
 }
 

@@ -63,7 +63,8 @@ type Runner struct {
 	mum   motherhood
 	start sync.Once
 
-	strays strays
+	strays  strays
+	working chan struct{} // full: an interpreter runs or ran something since watchMemory looked
 
 	mu       sync.Mutex
 	idle     []*interpreter // the last one is the warmest
@@ -88,7 +89,7 @@ func New(lang *Language, store Store, o Options) *Runner {
 	}
 	r := &Runner{
 		lang: lang, store: store, opts: o, log: o.Log.With("runner", lang.Name),
-		live: map[*interpreter]bool{}, coming: map[Mode]int{}, waiting: map[Mode][]chan arrival{},
+		live: map[*interpreter]bool{}, coming: map[Mode]int{}, waiting: map[Mode][]chan arrival{}, working: make(chan struct{}, 1),
 	}
 	r.ctx, r.stop = context.WithCancelCause(context.Background())
 	r.mum.r, r.mum.turn = r, make(chan struct{}, 1)

@@ -77,6 +77,7 @@ func (r *Runner) takeIdle(mode Mode) *interpreter {
 		if i.mode == mode {
 			r.idle = slices.Delete(r.idle, at, at+1)
 			i.busy.Store(true)
+			r.nowWorking()
 			return i
 		}
 	}
@@ -92,6 +93,7 @@ func (r *Runner) offer(i *interpreter) {
 	switch w := r.first(i.mode); {
 	case w != nil:
 		i.busy.Store(true)
+		r.nowWorking()
 		w <- arrival{i: i}
 	case len(r.live) > r.opts.Limit:
 		r.drop(i)
