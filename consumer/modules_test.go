@@ -57,7 +57,7 @@ func TestModulesAreAwaited(t *testing.T) {
 	}
 }
 
-// What will never be modules is not waited for; and an execution that waits can be cancelled.
+// What will never be modules is not waited for.
 func TestModulesThatAreNone(t *testing.T) {
 	each(t, nil, func(t *testing.T, f *fleet) {
 		close(newReader(f).enter)
@@ -68,6 +68,7 @@ func TestModulesThatAreNone(t *testing.T) {
 	})
 }
 
+// An execution that waits for modules still has its timeout.
 func TestWaitingForModulesEndsWithTheExecution(t *testing.T) {
 	t.Parallel()
 	server := redistest.Mini(t)

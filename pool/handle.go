@@ -28,7 +28,7 @@ type handle struct {
 	task     Task
 	slot     int
 	started  time.Time
-	finished time.Time
+	finished time.Time // its goroutine's own
 	cancel   context.CancelCauseFunc
 	phase    phase
 	asked    time.Time // when cancellation was asked for; zero: never
@@ -195,19 +195,18 @@ func (h *handle) end(value json.RawMessage, err error) bool {
 	was := h.phase
 	h.phase = ended
 	h.stopTimers()
-	finished := time.Now()
-	h.finished = finished
+	h.finished = time.Now()
 	if p.slots[h.slot] == h {
 		p.slots[h.slot] = nil
 	}
 	switch was {
 	case running:
 		p.inPool--
-		p.learn(finished.Sub(h.started))
+		p.learn(h.finished.Sub(h.started))
 	case stuck:
 		p.stuck--
 	}
-	outcome := h.outcome(value, err, finished)
+	outcome := h.outcome(value, err)
 	p.mu.Unlock()
 	h.cancel(nil)
 
@@ -241,8 +240,8 @@ func (p *Pool) learn(took time.Duration) {
 }
 
 // outcome decides how a returned task ended. A result that came in spite of a cancellation counts: its work is done.
-func (h *handle) outcome(value json.RawMessage, err error, finished time.Time) *Outcome {
-	o := &Outcome{Task: h.task, Cause: h.cause, Started: h.started, Finished: finished}
+func (h *handle) outcome(value json.RawMessage, err error) *Outcome {
+	o := &Outcome{Task: h.task, Cause: h.cause, Started: h.started, Finished: h.finished}
 	failure := execution.AsError(err)
 	switch {
 	case failure == nil:

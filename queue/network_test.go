@@ -98,3 +98,29 @@ func TestFenceWhileMemoryIsFull(t *testing.T) {
 	s.reap("w-1-a")
 	s.requireEnds([]string{"1"}, "there is room again")
 }
+
+// Whoever waits for modules that another is reading leaves the line when it is cancelled, however long Redis is silent.
+func TestCancelledWhileAnotherReadsTheModules(t *testing.T) {
+	t.Parallel()
+	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = silent.Close() }()
+	q, err := queue.Open(queue.Options{URL: "redis://" + silent.Addr().String()})
+	require.NoError(t, err)
+	first := make(chan error, 1)
+	go func() { // awaited through first
+		_, _, err := q.Snapshot(context.Background(), "1")
+		first <- err
+	}()
+	conn, err := silent.Accept() // now it reads
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err = q.Snapshot(ctx, "1")
+	require.ErrorIs(t, err, context.Canceled)
+	require.Empty(t, first, "the one in front still reads")
+	require.NoError(t, conn.Close())
+	require.NoError(t, silent.Close())
+	require.Error(t, <-first)
+	require.NoError(t, q.Close())
+}
