@@ -1,7 +1,7 @@
 package queue
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -53,29 +53,13 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 	}
 	k := q.Keys
 	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended}
-	columns := columnsOf(batch)
-	marks, marked := make([]byte, len(batch)), false
-	args := make([]any, 0, 9+len(batch)*8)
-	args = append(args, maxDead, len(batch), nil)
-	args = columns.shared(args, &batch[0])
-	for i := range batch {
-		args = append(args, &batch[i].Result.ID)
-	}
+	args := make([]any, 0, 8+len(batch)*6)
+	args = columns(append(args, maxDead, len(batch)), batch)
 	for i := range batch {
 		c := &batch[i]
-		marks[i] = '.'
-		if flags := c.flags(); flags != "" {
-			marks[i], marked = '!', true
-			args = append(args, flags)
-		}
-		args = columns.values(args, c)
-		switch r := c.Result; {
-		case r.Status == execution.Succeeded:
-			args = append(args, (*rawArgument)(&r.Value))
-		case r.Err != nil:
-			args = append(args, string(r.Status), r.Err.Type, r.Err.Message, r.Err.Traceback)
-		default:
-			args = append(args, string(r.Status), "", "", "")
+		if r := c.Result; r.Status != execution.Succeeded {
+			failure := cmp.Or(r.Err, &execution.Error{})
+			args = append(args, string(r.Status), failure.Type, failure.Message, failure.Traceback)
 		}
 		if c.ReplyTTL > 0 {
 			document, err := json.Marshal(c.Result)
@@ -85,9 +69,6 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 			keys = append(keys, k.Reply(c.Result.ID))
 			args = append(args, len(keys), max(c.ReplyTTL.Milliseconds(), 1), document)
 		}
-	}
-	if args[2] = ""; marked {
-		args[2] = marks
 	}
 	raw, err := q.run(ctx, "commit", commitScript, keys, args...)
 	if err != nil {
@@ -141,71 +122,7 @@ func (q *Queue) commitWithout(ctx context.Context, batch []Commit, item int) ([]
 	return slices.Insert(outcomes, item, CommitGone), nil
 }
 
-// columns says which values of an entry every item of a batch has alike: they are sent once. Every value costs Redis as much as
-// a tenth of the entry.
-type columns struct {
-	token, workflow, worker, attempt, claimed, meta bool
-}
-
-func columnsOf(batch []Commit) columns {
-	c, first, token := columns{true, true, true, true, true, true}, batch[0].Result, batch[0].Token
-	for i := range batch {
-		r := batch[i].Result
-		c.token = c.token && batch[i].Token == token
-		c.workflow = c.workflow && r.Workflow == first.Workflow
-		c.worker = c.worker && r.Worker == first.Worker
-		c.attempt = c.attempt && r.Attempt == first.Attempt
-		c.claimed = c.claimed && r.ClaimedMS == first.ClaimedMS
-		c.meta = c.meta && bytes.Equal(r.Meta, first.Meta)
-	}
-	return c
-}
-
-// shared appends what all items have, from any of them.
-func (c columns) shared(args []any, item *Commit) []any {
-	r := item.Result
-	add := func(alike bool, value string) {
-		if alike {
-			value = "=" + value
-		} else {
-			value = ""
-		}
-		args = append(args, value)
-	}
-	add(c.token, item.Token)
-	add(c.workflow, r.Workflow)
-	add(c.worker, r.Worker)
-	add(c.attempt, strconv.Itoa(r.Attempt))
-	add(c.claimed, strconv.FormatInt(r.ClaimedMS, 10))
-	add(c.meta, string(metaOf(r)))
-	return args
-}
-
-// values appends what one item has, without what all have. Values are passed by reference where they can be: boxing a dozen of
-// them per result was most of what a commit allocated.
-func (c columns) values(args []any, item *Commit) []any {
-	r := item.Result
-	if !c.token {
-		args = append(args, &item.Token)
-	}
-	if !c.workflow {
-		args = append(args, &r.Workflow)
-	}
-	if !c.worker {
-		args = append(args, &r.Worker)
-	}
-	if !c.attempt {
-		args = append(args, &r.Attempt)
-	}
-	if !c.claimed {
-		args = append(args, &r.ClaimedMS)
-	}
-	args = append(args, &r.StartedMS, &r.FinishedMS, r.Duration.Microseconds())
-	if !c.meta {
-		args = append(args, metaArgument(r))
-	}
-	return args
-}
+func (c *Commit) took() int64 { return c.Result.Duration.Microseconds() }
 
 // flags are those of commit.lua.
 func (c *Commit) flags() string {
@@ -229,26 +146,6 @@ func (c *Commit) flags() string {
 	}
 	return flags
 }
-
-func metaOf(r *execution.Result) json.RawMessage {
-	if len(r.Meta) == 0 {
-		return json.RawMessage("{}")
-	}
-	return r.Meta
-}
-
-func metaArgument(r *execution.Result) any {
-	if len(r.Meta) == 0 {
-		return "{}"
-	}
-	return (*rawArgument)(&r.Meta)
-}
-
-// rawArgument is bytes as an argument, by reference.
-type rawArgument json.RawMessage
-
-// MarshalBinary is how go-redis asks for the bytes.
-func (r *rawArgument) MarshalBinary() ([]byte, error) { return *r, nil }
 
 // Held names a claim: an ID and the token that holds it.
 type Held struct {

@@ -12,15 +12,19 @@ type mutation struct {
 var mutations = []mutation{
 	{
 		"token check in commit", "queue/lua/commit.lua",
-		"local held = holders[k] == token", "local held = holders[k] ~= false", "./queue TestModel",
+		"local held, failed = holders[k] == tokens[k],", "local held, failed = holders[k] ~= false,", "./queue TestModel",
 	},
 	{
 		"a commit without any claim writes nothing", "queue/lua/commit.lua",
-		"local held = holders[k] == token", "local held = true", "./queue TestModel",
+		"local held, failed = holders[k] == tokens[k],", "local held, failed = true,", "./queue TestModel",
+	},
+	{
+		"an entry is that of its item", "queue/columns.go",
+		"return a.Result.Worker == b.Result.Worker", "return true", "./queue TestEveryEntryIsThatOfItsItem",
 	},
 	{
 		"order of writes in commit", "queue/lua/commit.lua",
-		"local reply, written,", "call('HDEL', KEYS[2], unpack(a, 10, n + 9))\nlocal reply, written,",
+		"local reply, written,", "call('HDEL', KEYS[2], unpack(ids))\nlocal reply, written,",
 		"./consumer TestBufferedResultsAreBoundedAndWritten",
 	},
 	{
