@@ -124,7 +124,7 @@ const maxWoken = 16
 func (f *fetcher) ask(ctx context.Context, c queue.Claim) (*queue.ClaimReply, error) {
 	switch {
 	case f.uncertain:
-		return f.w.queue.Reconcile(ctx, c, f.w.ledger.knows)
+		return f.w.queue.Reconcile(ctx, c, f.w.ledger.known())
 	case f.idle:
 		limit := queue.MaxBlock
 		if f.due >= 0 {

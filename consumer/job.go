@@ -29,6 +29,7 @@ type job struct {
 	call        runner.Call
 	runner      runner.Runner
 	worker      *Worker
+	place       int          // in the ledger
 	reported    atomic.Int64 // when it last told of its progress, in Unix nanoseconds
 }
 
@@ -140,7 +141,7 @@ func (j *job) light() *job {
 	if len(j.claimed.Context) <= heavy {
 		return j
 	}
-	kept := &job{claimed: j.claimed, incarnation: j.incarnation, since: j.since, worker: j.worker}
+	kept := &job{claimed: j.claimed, incarnation: j.incarnation, since: j.since, worker: j.worker, place: j.place}
 	kept.claimed.Context = nil
 	kept.context = &execution.Context{Workflow: j.context.Workflow, ReplyTTL: j.context.ReplyTTL}
 	return kept

@@ -72,37 +72,41 @@ func quote(raw []byte) string { return strings.ToValidUTF8(clip(string(raw), 60)
 // ParseContext decodes a context document strictly: unknown fields (names are case-sensitive), wrong types and values out
 // of range are errors that name the field, the value and what was expected. The returned Context keeps pieces of data.
 func ParseContext(data []byte) (*Context, error) {
-	if !Valid(data) {
-		var anything json.RawMessage
-		return nil, documentError(data, json.Unmarshal(data, &anything))
-	}
-	switch begin := data[skipSpace(data, 0)]; begin {
-	case '{':
-	case 'n':
-		return nil, fmt.Errorf("%w: expected a JSON object, got null", ErrInvalidContext)
-	default:
-		return nil, documentError(data, nil)
-	}
 	x := &Context{Function: DefaultFunction, Params: emptyObject, Meta: emptyObject}
-	for name, value := range members(data) {
-		field, known := contextFields[string(name)]
-		if !known {
-			return nil, fmt.Errorf("%w: unknown field %q, expected one of workflow, function, params, timeout_seconds, retry, "+
-				"reply_ttl_seconds, content_sha256, isolation, group, traceparent, meta", ErrInvalidContext, clip(string(name), 60))
-		}
-		if err := field.parse(x, field.name, value); err != nil {
-			return nil, err
+	var isObject bool
+	var failed error
+	for name, value := range members(data, &isObject) {
+		if failed == nil { // that it is JSON at all comes first
+			failed = x.set(name, value)
 		}
 	}
-	if x.Workflow == "" {
+	switch {
+	case !isObject:
+		return nil, documentError(data)
+	case failed != nil:
+		return nil, failed
+	case x.Workflow == "":
 		return nil, fmt.Errorf("%w: field \"workflow\" is missing, expected a module path or the name of a handler", ErrInvalidContext)
 	}
 	return x, nil
 }
 
-func documentError(data []byte, err error) error {
+// set sets one field.
+func (x *Context) set(name []byte, value json.RawMessage) error {
+	for i := range contextFields {
+		if field := &contextFields[i]; field.name == string(name) {
+			return field.parse(x, field.name, value)
+		}
+	}
+	return fmt.Errorf("%w: unknown field %q, expected one of workflow, function, params, timeout_seconds, retry, "+
+		"reply_ttl_seconds, content_sha256, isolation, group, traceparent, meta", ErrInvalidContext, clip(string(name), 60))
+}
+
+// documentError says why a document is not an object.
+func documentError(data []byte) error {
+	var anything json.RawMessage
 	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if err := json.Unmarshal(data, &anything); errors.As(err, &syntax) {
 		return fmt.Errorf("%w: not JSON: %w at byte %d", ErrInvalidContext, err, syntax.Offset)
 	}
 	return fmt.Errorf("%w: expected a JSON object, got %s", ErrInvalidContext, quote(bytes.TrimSpace(data)))
@@ -110,38 +114,28 @@ func documentError(data []byte, err error) error {
 
 type fieldParser func(x *Context, field string, raw json.RawMessage) error
 
-// contextField is a parser with the name to pass it: the same string for every execution.
-type contextField struct {
+// contextFields are few, and looked through in this order: those that nearly every context has come first.
+var contextFields = [...]struct {
 	name  string
 	parse fieldParser
-}
-
-var contextFields = func() map[string]contextField {
-	fields := map[string]contextField{}
-	for name, parse := range parsers {
-		fields[name] = contextField{name, parse}
-	}
-	return fields
-}()
-
-var parsers = map[string]fieldParser{
-	"workflow": name(func(x *Context) *string { return &x.Workflow }, "a module path or the name of a handler"),
-	"function": name(func(x *Context) *string { return &x.Function }, "the name of a function"),
-	"group":    name(func(x *Context) *string { return &x.Group }, "a string"),
-	"traceparent": func(x *Context, field string, raw json.RawMessage) error {
-		return decode(&x.Traceparent, field, "a string", raw)
-	},
-	"params": func(x *Context, field string, raw json.RawMessage) error {
+}{
+	{"workflow", name(func(x *Context) *string { return &x.Workflow }, "a module path or the name of a handler")},
+	{"params", func(x *Context, field string, raw json.RawMessage) error {
 		return object(&x.Params, field, raw)
-	},
-	"meta":            parseMeta,
-	"retry":           parseRetry,
-	"content_sha256":  parseSHA256,
-	"isolation":       parseIsolation,
-	"timeout_seconds": parseTimeout,
-	"reply_ttl_seconds": func(x *Context, field string, raw json.RawMessage) error {
+	}},
+	{"meta", parseMeta},
+	{"timeout_seconds", parseTimeout},
+	{"function", name(func(x *Context) *string { return &x.Function }, "the name of a function")},
+	{"retry", parseRetry},
+	{"reply_ttl_seconds", func(x *Context, field string, raw json.RawMessage) error {
 		return seconds(&x.ReplyTTL, field, 0, raw)
-	},
+	}},
+	{"content_sha256", parseSHA256},
+	{"isolation", parseIsolation},
+	{"group", name(func(x *Context) *string { return &x.Group }, "a string")},
+	{"traceparent", func(x *Context, field string, raw json.RawMessage) error {
+		return decode(&x.Traceparent, field, "a string", raw)
+	}},
 }
 
 func name(target func(*Context) *string, expected string) fieldParser {
@@ -211,7 +205,8 @@ func parseRetry(x *Context, field string, raw json.RawMessage) error {
 	}
 	given = nil
 	r := &Retry{InitialBackoff: time.Second, MaxBackoff: time.Minute}
-	for key, value := range members(raw) {
+	var isObject bool // it is: the whole document is JSON, and this begins with a brace
+	for key, value := range members(raw, &isObject) {
 		var err error
 		switch inner := field + "." + string(key); string(key) {
 		case "max_attempts":

@@ -6,29 +6,45 @@ import (
 	"strconv"
 )
 
-// members yields the members of an object in order, as pieces of the document. The document must be valid JSON and an object:
-// a pass over it that knows this needs no memory, where decoding into a map costs a dozen allocations per execution.
-func members(document []byte) iter.Seq2[[]byte, json.RawMessage] {
+// members yields the members of an object in order, as pieces of the document, and then says whether the document was one JSON
+// object (RFC 8259) to its end. One pass, which needs no memory: decoding into a map costs a dozen allocations per execution.
+func members(document []byte, valid *bool) iter.Seq2[[]byte, json.RawMessage] {
 	return func(yield func(key []byte, value json.RawMessage) bool) {
-		at := skipSpace(document, 0) + 1 // the brace
-		for {
-			at = skipSpace(document, at)
-			if document[at] == '}' {
+		*valid = false
+		at := skipSpace(document, 0)
+		if at == len(document) || document[at] != '{' {
+			return
+		}
+		at = skipSpace(document, at+1)
+		for more := at < len(document) && document[at] != '}'; more; {
+			key, value, end, ok := member(document, at)
+			if !ok || !yield(unquote(key), value) {
 				return
 			}
-			if document[at] == ',' {
+			at = skipSpace(document, end)
+			if more = at < len(document) && document[at] == ','; more {
 				at = skipSpace(document, at+1)
 			}
-			key := document[at:skipValue(document, at)]
-			at = skipSpace(document, at+len(key)) + 1 // the colon
-			at = skipSpace(document, at)
-			value := document[at:skipValue(document, at)]
-			if !yield(unquote(key), json.RawMessage(value)) {
-				return
-			}
-			at += len(value)
 		}
+		*valid = at < len(document) && document[at] == '}' && skipSpace(document, at+1) == len(document)
 	}
+}
+
+// member reads the member that begins at a place, and where it ends.
+func member(b []byte, at int) (key []byte, value json.RawMessage, end int, ok bool) {
+	if at == len(b) || b[at] != '"' {
+		return nil, nil, at, false
+	}
+	if end, ok = validString(b, at); !ok {
+		return nil, nil, end, false
+	}
+	key = b[at:end]
+	if at = skipSpace(b, end); at == len(b) || b[at] != ':' {
+		return nil, nil, at, false
+	}
+	at = skipSpace(b, at+1)
+	end, ok = validValue(b, at, 1)
+	return key, b[at:end], end, ok
 }
 
 func skipSpace(b []byte, at int) int {
@@ -36,43 +52,6 @@ func skipSpace(b []byte, at int) int {
 		at++
 	}
 	return at
-}
-
-// skipValue returns where the value that begins at a place ends.
-func skipValue(b []byte, at int) int {
-	depth := 0
-	for ; at < len(b); at++ {
-		switch b[at] {
-		case '"':
-			at = skipString(b, at) - 1
-			if depth == 0 {
-				return at + 1
-			}
-		case '{', '[':
-			depth++
-		case '}', ']':
-			if depth--; depth < 0 { // the end of what holds a number, true, false or null
-				return at
-			}
-			if depth == 0 {
-				return at + 1
-			}
-		case ',', ' ', '\n', '\t', '\r':
-			if depth == 0 {
-				return at
-			}
-		}
-	}
-	return at
-}
-
-func skipString(b []byte, at int) int {
-	for at++; b[at] != '"'; at++ {
-		if b[at] == '\\' {
-			at++
-		}
-	}
-	return at + 1
 }
 
 // plain reports whether a JSON string says what it says: nothing escaped, nothing but ASCII.

@@ -27,26 +27,17 @@ type handle struct {
 	pool     *Pool
 	task     Task
 	slot     int
+	context  taskContext // what its job is given
 	started  time.Time
 	finished time.Time // its goroutine's own
 	cancel   context.CancelCauseFunc
 	phase    phase
 	asked    time.Time // when cancellation was asked for; zero: never
 	cause    error     // why
-	deadline *time.Timer
 	grace    *time.Timer
 	routine  int64         // ID of the goroutine that runs it
 	told     chan struct{} // closed when the outcome of a stuck task was reported
 }
-
-// taskContext is cancelled by the handle but shows the deadline, so that handlers can pass it on to what they call.
-type taskContext struct {
-	context.Context
-	until time.Time
-}
-
-// Deadline returns when the task's timeout passes.
-func (c taskContext) Deadline() (time.Time, bool) { return c.until, !c.until.IsZero() }
 
 // turn is how long a slot runs one short task after another before it lets others have the processor: whoever brings more tasks and
 // whoever writes results down would else wait until nothing is left to run, up to the ten milliseconds after which Go interrupts.
@@ -69,8 +60,8 @@ func (p *Pool) loop(ctx context.Context, slot int) {
 		select {
 		case <-ctx.Done():
 		case <-p.wake:
-			if h, taskCtx := p.next(slot, routine); h != nil { // nil: it was taken back meanwhile
-				p.run(taskCtx, h, &owned)
+			if h := p.next(slot, routine); h != nil { // nil: it was taken back meanwhile
+				p.run(h, &owned)
 				if h.finished.Sub(yielded) > turn {
 					runtime.Gosched()
 					yielded = h.finished
@@ -96,13 +87,13 @@ func (p *Pool) regain() bool {
 }
 
 // run runs one task and reports its outcome. It clears owned when the slot was given up meanwhile.
-func (p *Pool) run(ctx context.Context, h *handle, owned *bool) {
+func (p *Pool) run(h *handle, owned *bool) {
 	var value json.RawMessage
 	var err error = errGoexit
 	defer func() { // deferred, so that runtime.Goexit reports an outcome too
 		*owned = h.end(value, err)
 	}()
-	value, err = call(ctx, h.task.Job)
+	value, err = call(&h.context, h.task.Job)
 }
 
 var errGoexit = &execution.Error{Type: execution.TypePanic, Message: "the handler ended its goroutine (runtime.Goexit)"}
@@ -125,30 +116,25 @@ func call(ctx context.Context, job Job) (value json.RawMessage, err error) {
 
 // next takes the longest waiting task and begins it, in one step: at no moment is a task neither waiting, where TakeBack
 // finds it, nor running, where Cancel and Abandon do. It returns nil when none waits.
-func (p *Pool) next(slot int, routine int64) (*handle, context.Context) {
+func (p *Pool) next(slot int, routine int64) *handle {
 	ctx, cancel := context.WithCancelCause(context.Background()) // before the mutex is taken, which all slots want
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.queued == 0 {
 		cancel(nil)
-		return nil, nil
+		return nil
 	}
 	h := p.queue[p.first]
 	p.queue[p.first] = nil
 	p.first, p.queued = (p.first+1)%len(p.queue), p.queued-1
 	h.slot, h.routine, h.cancel, h.phase, h.started = slot, routine, cancel, running, time.Now()
 	p.slots[slot], p.lastProgress = h, h.started
-	if h.task.Timeout <= 0 {
-		return h, ctx
+	h.context.Context = ctx
+	if h.task.Timeout > 0 {
+		h.context.until = h.started.Add(h.task.Timeout)
+		p.wakeBy(h.context.until, h.started)
 	}
-	h.deadline = time.AfterFunc(h.task.Timeout, h.timeout)
-	return h, taskContext{ctx, h.started.Add(h.task.Timeout)}
-}
-
-func (h *handle) timeout() {
-	h.pool.mu.Lock()
-	defer h.pool.mu.Unlock()
-	h.ask(ErrTimeout)
+	return h
 }
 
 // ask cancels the task and starts the grace. The first cause counts. The pool's mutex is held.
@@ -194,7 +180,7 @@ func (h *handle) end(value json.RawMessage, err error) bool {
 	p.mu.Lock()
 	was := h.phase
 	h.phase = ended
-	h.stopTimers()
+	h.stopGrace()
 	h.finished = time.Now()
 	if p.slots[h.slot] == h {
 		p.slots[h.slot] = nil
@@ -221,11 +207,9 @@ func (h *handle) end(value json.RawMessage, err error) bool {
 	return was == running
 }
 
-func (h *handle) stopTimers() {
-	for _, timer := range []*time.Timer{h.deadline, h.grace} {
-		if timer != nil {
-			timer.Stop()
-		}
+func (h *handle) stopGrace() {
+	if h.grace != nil {
+		h.grace.Stop()
 	}
 }
 

@@ -109,6 +109,7 @@ type Pool struct {
 	average      time.Duration
 	lastProgress time.Time // a task started, or an empty pool was given one
 	closed       bool      // Run is ending
+	alarm        alarm     // for timeouts
 	seen         *snapshot // stacks that were taken a moment ago; nil: none
 }
 
@@ -135,6 +136,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	p.closed = true // from here on no returning stuck goroutine counts again
 	p.mu.Unlock()
 	p.loops.Wait()
+	p.silence()
 	return nil
 }
 

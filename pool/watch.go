@@ -36,10 +36,7 @@ func (p *Pool) Running(withStacks bool) []Running {
 		}
 		r := Running{
 			ID: h.task.ID, Slot: slot, Started: h.started, Cancelled: h.asked, Cause: h.cause, Stuck: h.phase == stuck,
-			Stack: stacks[h.routine], Job: h.task.Job,
-		}
-		if h.task.Timeout > 0 {
-			r.Deadline = h.started.Add(h.task.Timeout)
+			Stack: stacks[h.routine], Job: h.task.Job, Deadline: h.context.until,
 		}
 		list = append(list, r)
 	}
@@ -74,7 +71,7 @@ func (p *Pool) Abandon() []Task {
 	for _, h := range p.slots {
 		if h != nil && h.phase == running {
 			h.phase = abandoned
-			h.stopTimers()
+			h.stopGrace()
 			left = append(left, h.task)
 		}
 	}

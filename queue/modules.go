@@ -4,35 +4,47 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 )
 
 // moduleCache keeps the newest snapshot of the queue's modules, so that a worker reads them once per change.
 type moduleCache struct {
-	turn    chan struct{} // full while one fetches: callers of a new version wait for one fetch, or until their context ends
+	turn   chan struct{} // full while one fetches: callers of a new version wait for one fetch, or until their context ends
+	newest atomic.Pointer[moduleSnapshot]
+}
+
+// moduleSnapshot is all modules as of one version. It does not change.
+type moduleSnapshot struct {
 	version string
 	sources map[string]string
 }
+
+// serves says whether a snapshot is as new as a version.
+func (s *moduleSnapshot) serves(version string) bool { return s != nil && !newer(version, s.version) }
 
 // Snapshot returns every workflow module, path → source, as of one version that is at least as new as the given one. The
 // map is shared between callers and must not be changed. Redis is asked only for a version that was not seen yet.
 func (q *Queue) Snapshot(ctx context.Context, version string) (string, map[string]string, error) {
 	c := &q.modules
+	if s := c.newest.Load(); s.serves(version) { // every execution of a script comes here
+		return s.version, s.sources, nil
+	}
 	select {
 	case c.turn <- struct{}{}:
 		defer func() { <-c.turn }()
 	case <-ctx.Done():
 		return "", nil, context.Cause(ctx)
 	}
-	if c.sources != nil && !newer(version, c.version) {
-		return c.version, c.sources, nil
+	if s := c.newest.Load(); s.serves(version) {
+		return s.version, s.sources, nil
 	}
 	current, sources, err := q.fetchModules(ctx)
 	if err != nil {
 		return "", nil, err
 	}
-	c.version, c.sources = current, sources
+	c.newest.Store(&moduleSnapshot{current, sources})
 	return current, sources, nil
 }
 

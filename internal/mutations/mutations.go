@@ -37,7 +37,15 @@ var mutations = []mutation{
 	},
 	{
 		"a claim is known by its ID, not by the token that its batch shares", "consumer/fetch.go",
-		"f.w.ledger.knows)", "func(h queue.Held) bool { h.ID = \"\"; return f.w.ledger.knows(h) })", "./consumer TestLostClaimReplyLeavesAloneWhatRuns",
+		"f.w.ledger.known())", "func(h queue.Held) bool { h.ID = \"\"; return f.w.ledger.known()(h) })", "./consumer TestLostClaimReplyLeavesAloneWhatRuns",
+	},
+	{
+		"what comes late strikes out no other claim", "consumer/ledger.go",
+		"l.claims[j.place] == j.held()", "l.claims[j.place].Token != \"\"", "./consumer TestLedger",
+	},
+	{
+		"a timeout is waited for though another passes later", "pool/deadline.go",
+		"!p.alarm.at.IsZero() && !at.Before(p.alarm.at)", "!p.alarm.at.IsZero()", "./pool TestEveryTimeoutPassesOnTime",
 	},
 	{
 		"a claim that was overtaken is void", "queue/lua/claim.lua",
