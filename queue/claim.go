@@ -7,9 +7,6 @@ import (
 	"strings"
 )
 
-// maxReplyBytes bounds the contexts that one claim carries, so that a claim of many large ones cannot exhaust memory.
-const maxReplyBytes = 8 << 20
-
 // Claimed is one execution that this incarnation holds.
 type Claimed struct {
 	ID         string // raw: it need not be a valid execution.ID
@@ -61,28 +58,45 @@ func (q *Queue) claimCall(c Claim, waited int) (keys []string, args []any) {
 	return []string{
 		k.Handoff, k.Pending, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Scheduled,
 		k.Workers, k.Worker(c.Incarnation), k.ModulesVersion,
-	}, []any{c.Incarnation, c.Seq, c.Want, c.MaxContextBytes, maxReplyBytes, waited}
+	}, []any{c.Incarnation, c.Seq, c.Want, c.MaxContextBytes, waited}
 }
 
 func (c Claim) reply(raw any) (*ClaimReply, error) {
 	values, ok := raw.([]any)
-	if !ok || len(values) != 5+describedValues {
+	switch {
+	case ok && len(values) == 0:
+		return &ClaimReply{ModulesVersion: "0", NextDueMS: -1}, nil
+	case len(values) == loneValues:
+		x := Claimed{ID: text(values[2]), Token: c.token(1), ClaimedMS: number(values[0])}
+		x.found(values[3])
+		return &ClaimReply{NowMS: x.ClaimedMS, ModulesVersion: text(values[1]), NextDueMS: -1, Claimed: []Claimed{x}}, nil
+	case len(values) != 5+describedValues:
 		return nil, fmt.Errorf("claim: unexpected reply %T of %d values", raw, len(values))
 	}
 	reply := &ClaimReply{
 		NowMS: number(values[0]), ModulesVersion: text(values[1]), NextDueMS: number(values[2]), Duplicates: int(number(values[3])),
 		More: number(values[4]) == 1,
 	}
-	token := c.Incarnation + ":" + strconv.FormatInt(c.Seq, 10) + ":"
 	reply.Claimed = described(values[5:], reply.NowMS)
+	first := c.token(1)
 	for i := range reply.Claimed {
-		reply.Claimed[i].Token = token + strconv.Itoa(reply.Claimed[i].Attempt())
+		x := &reply.Claimed[i]
+		if x.Token = first; x.Attempts > 0 {
+			x.Token = c.token(x.Attempt())
+		}
 	}
 	return reply, nil
 }
 
-// describedValues is how many values describe.lua appends.
-const describedValues = 6
+// token is what claims of the call hold, for an attempt.
+func (c Claim) token(attempt int) string {
+	return c.Incarnation + ":" + strconv.FormatInt(c.Seq, 10) + ":" + strconv.Itoa(attempt)
+}
+
+const (
+	describedValues = 6 // how many values describe.lua appends
+	loneValues      = 4 // how many lone.lua returns with a claim
+)
 
 // described decodes what describe.lua appended: lists side by side. What is of another shape is as if it were absent.
 func described(values []any, now int64) []Claimed {
@@ -98,12 +112,17 @@ func described(values []any, now int64) []Claimed {
 			ID: text(ids[i]), ClaimedMS: now, Size: number(at(sizes, i)), Attempts: int(number(at(attempts, i))),
 			Recoveries: int(number(at(recoveries, i))), Cancel: text(at(cancels, i)),
 		}
-		if body, ok := at(contexts, i).(string); ok {
-			x.Context, x.Size = []byte(body), int64(len(body))
-		}
-		x.Missing = x.Context == nil && x.Size == 0
+		x.found(at(contexts, i))
 	}
 	return claimed
+}
+
+// found takes the context, or that there was none.
+func (c *Claimed) found(context any) {
+	if body, ok := context.(string); ok {
+		c.Context, c.Size = []byte(body), int64(len(body))
+	}
+	c.Missing = c.Context == nil && c.Size == 0
 }
 
 func at(list []any, i int) any {

@@ -1,14 +1,15 @@
 -- Put in front of claim.lua: the claim of a worker that waited, which nearly always finds nothing, or the one ID that its pop has
 -- just moved to hand-off. An idle queue asks Redis for as little as can be: after a rest every further kind of command costs it
 -- several microseconds, and nobody has begun before the claim is answered.
--- Returns the reply of claim.lua, or nil where there is more to look at: then nothing was written. Safe prefixes: as there.
+-- Returns what is claimed, flat: now_ms, modules:version, ID, context; nothing where nothing is there; or nil where there is more to
+-- look at: then nothing was written. Safe prefixes: as in claim.lua.
 local function lone()
   local call, incarnation = redis.call, ARGV[1]
   -- Is it alone, and does nobody have a past (attempts, recoveries), a future (scheduled) or a request to cancel?
   local there = call('EXISTS', KEYS[1], KEYS[2], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
   local ids = there == 1 and call('LRANGE', KEYS[1], -2, -1)
   if there == 0 or (not ids or #ids == 0) and call('EXISTS', KEYS[1], KEYS[2], KEYS[8]) == 0 then
-    return { 0, '0', -1, 0, 0, {}, {}, false, false, false, false }
+    return {}
   end
   if not ids or #ids ~= 1 then return nil end
   local score, fence = call('ZSCORE', KEYS[9], incarnation), call('HGET', KEYS[10], 'claim_fence')
@@ -17,5 +18,5 @@ local function lone()
   local context, version, time = call('HGET', KEYS[4], ids[1]), call('GET', KEYS[11]) or '0', call('TIME')
   if call('HSETNX', KEYS[3], ids[1], incarnation .. ':' .. ARGV[2] .. ':1') == 0 then return nil end
   call('RPOP', KEYS[1])
-  return { time[1] * 1000 + math.floor(time[2] / 1000), version, -1, 0, 0, ids, { context }, false, false, false, false }
+  return { time[1] * 1000 + math.floor(time[2] / 1000), version, ids[1], context }
 end
