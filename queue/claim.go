@@ -67,9 +67,9 @@ func (c Claim) reply(raw any) (*ClaimReply, error) {
 	case ok && len(values) == 0:
 		return &ClaimReply{ModulesVersion: "0", NextDueMS: -1}, nil
 	case len(values) == loneValues:
-		x := Claimed{ID: text(values[2]), Token: c.token(1), ClaimedMS: number(values[0])}
-		x.found(values[3])
-		return &ClaimReply{NowMS: x.ClaimedMS, ModulesVersion: text(values[1]), NextDueMS: -1, Claimed: []Claimed{x}}, nil
+		x := Claimed{ID: text(values[3]), Token: c.token(1), ClaimedMS: number(values[0])*1000 + number(values[1])/1000}
+		x.found(values[4])
+		return &ClaimReply{NowMS: x.ClaimedMS, ModulesVersion: text(values[2]), NextDueMS: -1, Claimed: []Claimed{x}}, nil
 	case len(values) != 5+describedValues:
 		return nil, fmt.Errorf("claim: unexpected reply %T of %d values", raw, len(values))
 	}
@@ -95,7 +95,7 @@ func (c Claim) token(attempt int) string {
 
 const (
 	describedValues = 6 // how many values describe.lua appends
-	loneValues      = 4 // how many lone.lua returns with a claim
+	loneValues      = 5 // how many lone.lua returns with a claim
 )
 
 // described decodes what describe.lua appended: lists side by side. What is of another shape is as if it were absent.

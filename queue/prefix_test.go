@@ -151,6 +151,20 @@ var verbs = map[string]verb{
 			return []string{k.Results, k.Claims, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended, k.Reply("a")}
 		},
 	},
+	"commit of one": { // one.lua
+		setup: claimBoth,
+		call: func(s *store, held []queue.Held) error {
+			for _, h := range held {
+				c := s.commitOf(queue.Claimed{ID: h.ID, Token: h.Token}, execution.Succeeded)
+				c.History = false
+				if _, err := s.Commit(s.ctx, []queue.Commit{c}); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		breaks: func(k queue.Keys) []string { return []string{k.Results, k.Claims, k.Ended} },
+	},
 	"release": {
 		setup:  claimBoth,
 		call:   func(s *store, held []queue.Held) error { _, err := s.Release(s.ctx, held); return err },

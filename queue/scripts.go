@@ -34,7 +34,7 @@ var (
 	claimScript       = load("describe", "lone", "claim")
 	adoptScript       = load("describe", "adopt")
 	fenceClaimsScript = load("fence_claims")
-	commitScript      = load("commit")
+	commitScript      = load("one", "commit")
 	retryScript       = load("spend", "retry")
 	releaseScript     = load("release")
 	dropScript        = load("drop")

@@ -19,6 +19,18 @@ var mutations = []mutation{
 		"local held, failed = holders[k] == tokens[k],", "local held, failed = true,", "./queue TestModel",
 	},
 	{
+		"token check in the commit of one", "queue/lua/one.lua",
+		"if call('HGET', KEYS[2], id) ~= a[5] then", "if not call('HGET', KEYS[2], id) then", "./queue TestCommitOfOne",
+	},
+	{
+		"order of writes in the commit of one", "queue/lua/one.lua",
+		"local added = pcall('XADD'", "call('HDEL', KEYS[2], id)\n  local added = pcall('XADD'", "./queue TestEveryPrefixIsSafe/commit_of_one",
+	},
+	{
+		"what ended alone is remembered", "queue/lua/one.lua",
+		"pcall('XADD', KEYS[8], 'MAXLEN'", "local _ = type('XADD', KEYS[8], 'MAXLEN'", "./queue TestCommitOfOne",
+	},
+	{
 		"an entry is that of its item", "queue/columns.go",
 		"return a.Result.Worker == b.Result.Worker", "return true", "./queue TestEveryEntryIsThatOfItsItem",
 	},
@@ -62,7 +74,7 @@ var mutations = []mutation{
 	},
 	{
 		"registration check in the claim of one that waited", "queue/lua/lone.lua",
-		"if not score or tonumber(score) <= 0 or fence then", "if fence then", "./queue TestClaimOfOneThatWaited",
+		"if not score or string.byte(score) <= 48 or fence then", "if fence then", "./queue TestClaimOfOneThatWaited",
 	},
 	{
 		"one that waited claims before the ID leaves the list", "queue/lua/lone.lua",

@@ -1,7 +1,7 @@
 -- Put in front of claim.lua: the claim of a worker that waited, which nearly always finds nothing, or the one ID that its pop has
 -- just moved to hand-off. An idle queue asks Redis for as little as can be: after a rest every further kind of command costs it
 -- several microseconds, and nobody has begun before the claim is answered.
--- Returns what is claimed, flat: now_ms, modules:version, ID, context; nothing where nothing is there; or nil where there is more to
+-- Returns what is claimed, flat: TIME's two values, modules:version, ID, context; nothing where nothing is there; or nil where there is more to
 -- look at: then nothing was written. Safe prefixes: as in claim.lua.
 local function lone()
   local call, incarnation = redis.call, ARGV[1]
@@ -13,10 +13,10 @@ local function lone()
   end
   if not ids or #ids ~= 1 then return nil end
   local score, fence = call('ZSCORE', KEYS[9], incarnation), call('HGET', KEYS[10], 'claim_fence')
-  if not score or tonumber(score) <= 0 or fence then return nil end
+  if not score or string.byte(score) <= 48 or fence then return nil end -- 48: what is above 0 begins with another digit
   if call('HSTRLEN', KEYS[4], ids[1]) > tonumber(ARGV[4]) then return nil end
   local context, version, time = call('HGET', KEYS[4], ids[1]), call('GET', KEYS[11]) or '0', call('TIME')
   if call('HSETNX', KEYS[3], ids[1], incarnation .. ':' .. ARGV[2] .. ':1') == 0 then return nil end
-  call('RPOP', KEYS[1])
-  return { time[1] * 1000 + math.floor(time[2] / 1000), version, ids[1], context }
+  call('DEL', KEYS[1]) -- it was alone
+  return { time[1], time[2], version, ids[1], context }
 end
