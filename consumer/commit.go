@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -177,21 +178,37 @@ func split(batch []item) *parts {
 	return p
 }
 
-func (c *committer) once(ctx context.Context, p *parts, repeated bool) error {
+// once tries every part: what Redis refuses of one (results of the wrong type, say) holds no other back.
+func (c *committer) once(ctx context.Context, p *parts, repeated bool) (failed error) {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
-	for kind, do := range map[kind]func(context.Context, []item, bool) error{
-		commit: c.commit, release: c.release, again: c.again, drop: c.drop, late: c.late,
-	} {
-		if len(p[kind]) == 0 {
+	for k := range p {
+		if len(p[k]) == 0 {
 			continue
 		}
-		if err := do(ctx, p[kind], repeated); err != nil {
-			return err
+		if err := c.do(ctx, kind(k), p[k], repeated); err != nil {
+			failed = errors.Join(failed, err)
+			continue
 		}
-		p[kind] = nil
+		p[k] = nil
 	}
-	return nil
+	return failed
+}
+
+func (c *committer) do(ctx context.Context, k kind, items []item, repeated bool) error {
+	switch k {
+	case release:
+		return c.release(ctx, items)
+	case again:
+		return c.again(ctx, items)
+	case drop:
+		return c.drop(ctx, items)
+	case late:
+		c.late(ctx, items)
+		return nil
+	default:
+		return c.commit(ctx, items, repeated)
+	}
 }
 
 func (c *committer) commit(ctx context.Context, items []item, repeated bool) error {
@@ -236,14 +253,14 @@ func (it *item) commit() queue.Commit {
 	return out
 }
 
-func (c *committer) release(ctx context.Context, items []item, _ bool) error {
+func (c *committer) release(ctx context.Context, items []item) error {
 	failpoint.Hit("before-release")
 	_, err := c.w.queue.Release(ctx, held(items))
 	failpoint.Hit("after-release")
 	return err
 }
 
-func (c *committer) drop(ctx context.Context, items []item, _ bool) error {
+func (c *committer) drop(ctx context.Context, items []item) error {
 	return c.w.queue.Drop(ctx, held(items))
 }
 
@@ -255,7 +272,7 @@ func held(items []item) []queue.Held {
 	return claims
 }
 
-func (c *committer) again(ctx context.Context, items []item, _ bool) error {
+func (c *committer) again(ctx context.Context, items []item) error {
 	batch := make([]queue.Again, len(items))
 	for i := range items {
 		batch[i] = queue.Again{Held: items[i].job.held(), Pause: items[i].pause}
@@ -273,13 +290,12 @@ func (c *committer) again(ctx context.Context, items []item, _ bool) error {
 	return nil
 }
 
-func (c *committer) late(ctx context.Context, items []item, _ bool) error {
+func (c *committer) late(ctx context.Context, items []item) {
 	batch := make([]queue.LateOutcome, len(items))
 	for i := range items {
 		batch[i] = queue.LateOutcome{Result: items[i].result, Why: items[i].why}
 	}
 	c.keepLate(ctx, batch)
-	return nil
 }
 
 // keepLate writes late outcomes, if it can: nothing depends on them, so that nothing waits for them.
