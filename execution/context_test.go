@@ -2,6 +2,7 @@ package execution_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +93,23 @@ func TestBackoffDoublesUpToItsLimit(t *testing.T) {
 	}
 }
 
+// Wherever a document is cut off, it is refused, and nothing is read beyond it.
+func TestParseContextOfWhatIsCutOff(t *testing.T) {
+	t.Parallel()
+	whole := []byte(` {"workflow":"a\u0041\n.star", "params":{"a":[true,false,null,-1.5e+3,"\\"],"b":{}}, "timeout_seconds":0.25,` +
+		`"retry":{"max_attempts":3} , "meta":{"t":true,"f":false,"n":null}}`)
+	_, err := execution.ParseContext(slices.Clip(whole))
+	require.ErrorContains(t, err, "control characters", "it is JSON")
+	for end := range whole {
+		for _, tail := range []string{"", "t", "f", "n", "nul", "\\", "-", "1.", "\""} {
+			document := append(slices.Clone(whole[:end]), tail...)
+			_, err := execution.ParseContext(slices.Clip(document))
+			require.ErrorIs(t, err, execution.ErrInvalidContext, "%s", document)
+			require.NotContains(t, err.Error(), "control characters", "%s", document)
+		}
+	}
+}
+
 func FuzzParseContext(f *testing.F) {
 	for _, seed := range []string{
 		`{"workflow":"w"}`, `{"workflow":"a.star","params":{"a":[1,2,{"b":null}]},"timeout_seconds":0.25}`, `{"workflow":"w","retry":{"max_attempts":3}}`,
@@ -100,7 +118,7 @@ func FuzzParseContext(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, document []byte) {
-		x, err := execution.ParseContext(document)
+		x, err := execution.ParseContext(slices.Clip(document))
 		if err != nil {
 			require.ErrorIs(t, err, execution.ErrInvalidContext)
 			return

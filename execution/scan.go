@@ -43,8 +43,10 @@ func member(b []byte, at int) (key []byte, value json.RawMessage, end int, ok bo
 		return nil, nil, at, false
 	}
 	at = skipSpace(b, at+1)
-	end, ok = validValue(b, at, 1)
-	return key, b[at:end], end, ok
+	if end, ok = validValue(b, at, 1); !ok { // end may be beyond what is there
+		return nil, nil, end, false
+	}
+	return key, b[at:end], end, true
 }
 
 func skipSpace(b []byte, at int) int {

@@ -2,6 +2,7 @@ package execution_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,7 +32,7 @@ func FuzzValid(f *testing.F) {
 		f.Add([]byte(document))
 	}
 	f.Fuzz(func(t *testing.T, document []byte) {
-		require.Equal(t, json.Valid(document), execution.Valid(document))
+		require.Equal(t, json.Valid(document), execution.Valid(slices.Clip(document)))
 	})
 }
 

@@ -54,7 +54,7 @@ func (p *Pool) ring() {
 		}
 	}
 	p.alarm.at = time.Time{}
-	if next.IsZero() || p.closed {
+	if next.IsZero() {
 		return
 	}
 	if earliest := now.Add(alarmRest); next.Before(earliest) {

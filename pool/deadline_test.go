@@ -45,3 +45,20 @@ func TestEveryTimeoutPassesOnTime(t *testing.T) {
 		b.CancelAll(pool.ErrShutdown)
 	})
 }
+
+// A pool that was told to end still ends what it runs in time, however many there are.
+func TestTimeoutsPassWhileThePoolEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := setup(t, 3)
+		for i := range 3 {
+			b.submit(fmt.Sprint(i), time.Duration(i+1)*time.Second, func(ctx context.Context) (json.RawMessage, error) {
+				<-ctx.Done()
+				return nil, context.Cause(ctx)
+			})
+		}
+		b.stop() // returns when all have ended
+		for i := range 3 {
+			require.Equal(t, execution.TimedOut, b.only(fmt.Sprint(i)).Status)
+		}
+	})
+}
