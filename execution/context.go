@@ -205,8 +205,7 @@ func parseRetry(x *Context, field string, raw json.RawMessage) error {
 	}
 	given = nil
 	r := &Retry{InitialBackoff: time.Second, MaxBackoff: time.Minute}
-	var isObject bool // it is: the whole document is JSON, and this begins with a brace
-	for key, value := range members(raw, &isObject) {
+	for key, value := range members(raw, new(bool)) { // it is an object: all of the document is JSON, and this begins with a brace
 		var err error
 		switch inner := field + "." + string(key); string(key) {
 		case "max_attempts":

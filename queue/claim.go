@@ -140,12 +140,13 @@ func (q *Queue) Reconcile(ctx context.Context, c Claim, known func(Held) bool) (
 	if _, err := q.run(ctx, "reconcile", fenceClaimsScript, []string{k.Workers, k.Worker(c.Incarnation)}, c.Incarnation, c.Seq); err != nil {
 		return nil, err
 	}
-	reply := &ClaimReply{NextDueMS: -1}
+	reply, seen := &ClaimReply{NextDueMS: -1}, map[Held]bool{} // HSCAN may report a pair twice, and nothing is to be adopted twice
 	err := q.scanClaims(ctx, c.Incarnation, func(pairs []string) error {
 		tokens := map[string]string{}
 		args := []any{c.MaxContextBytes}
 		for i := 0; i < len(pairs); i += 2 {
-			if !known(Held{pairs[i], pairs[i+1]}) {
+			if held := (Held{pairs[i], pairs[i+1]}); !seen[held] && !known(held) {
+				seen[held] = true
 				tokens[pairs[i]] = pairs[i+1]
 				args = append(args, pairs[i], pairs[i+1])
 			}

@@ -43,14 +43,21 @@ func TestBlockedPopsStarveNobody(t *testing.T) {
 	s.submit("1")
 }
 
+// silence is a server that takes connections and says nothing, and a queue on it.
+func silence(t *testing.T) (net.Listener, *queue.Queue) {
+	t.Helper()
+	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = silent.Close() })
+	q, err := queue.Open(queue.Options{URL: "redis://" + silent.Addr().String()})
+	require.NoError(t, err)
+	return silent, q
+}
+
 // A server that takes the connection and says nothing, as one behind a broken network does, is an error of the command.
 func TestSilentServerIsGivenUp(t *testing.T) {
 	t.Parallel()
-	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = silent.Close() }()
-	q, err := queue.Open(queue.Options{URL: "redis://" + silent.Addr().String()})
-	require.NoError(t, err)
+	_, q := silence(t)
 	defer func() { _ = q.Close() }()
 	w := q.NewWaker()
 	defer w.Close()

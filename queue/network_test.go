@@ -102,11 +102,7 @@ func TestFenceWhileMemoryIsFull(t *testing.T) {
 // Whoever waits for modules that another is reading leaves the line when it is cancelled, however long Redis is silent.
 func TestCancelledWhileAnotherReadsTheModules(t *testing.T) {
 	t.Parallel()
-	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = silent.Close() }()
-	q, err := queue.Open(queue.Options{URL: "redis://" + silent.Addr().String()})
-	require.NoError(t, err)
+	silent, q := silence(t)
 	first := make(chan error, 1)
 	go func() { // awaited through first
 		_, _, err := q.Snapshot(context.Background(), "1")

@@ -52,6 +52,10 @@ var mutations = []mutation{
 		"f.w.ledger.known())", "func(h queue.Held) bool { h.ID = \"\"; return f.w.ledger.known()(h) })", "./consumer TestLostClaimReplyLeavesAloneWhatRuns",
 	},
 	{
+		"what HSCAN reports twice is adopted once", "queue/claim.go",
+		"!seen[held] && !known(held)", "!known(held)", "./queue TestReconcileAdoptsNothingTwice",
+	},
+	{
 		"what comes late strikes out no other claim", "consumer/ledger.go",
 		"l.claims[j.place] == j.held()", "l.claims[j.place].Token != \"\"", "./consumer TestLedger",
 	},

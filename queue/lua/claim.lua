@@ -2,7 +2,8 @@
 -- KEYS: handoff pending claims executions attempts recoveries cancels scheduled workers worker modules:version
 -- ARGV: incarnation, seq, want, largest context, 1 from a worker that waited
 -- Reply: now_ms, modules:version, ms until the next scheduled execution (-1: none), duplicates dropped, 1 if there may
---   be more to claim, then describe.lua; from a worker that waited also as lone.lua says. Errors: NOTREGISTERED; STALECLAIM when a later fence (fence_claims.lua) overtook this call.
+--   be more to claim, then describe.lua; to a worker that waited also what lone.lua says. Errors: NOTREGISTERED; STALECLAIM when
+--   a later fence (fence_claims.lua) overtook this call.
 --
 -- Safe prefixes: everything is read before the claims are written, and they are written before their IDs leave the lists. Cut
 -- off between the two, an ID is in the list and claimed, and the next claim drops it from the list as a duplicate. A due ID

@@ -16,13 +16,12 @@ local single = a[2] == '1' and a[6] == '' and one() -- one.lua
 if single then return single end
 local n, kinds, c, v = tonumber(a[2]), a[3], 0, 3 -- c and v: the last column and the last value that were read
 local function column() -- of kind '.' it is n values, otherwise runs of one value: how many, the value
-  local values, k = nil, 0
   c = c + 1
   if string.byte(kinds, c) == 46 then
     v = v + n
     return { unpack(a, v - n + 1, v) }
   end
-  values = {}
+  local values, k = {}, 0
   while k < n do
     local value, last = a[v + 2], k + a[v + 1]
     for i = k + 1, last do values[i] = value end

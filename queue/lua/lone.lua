@@ -1,8 +1,8 @@
 -- Put in front of claim.lua: the claim of a worker that waited, which nearly always finds nothing, or the one ID that its pop has
 -- just moved to hand-off. An idle queue asks Redis for as little as can be: after a rest every further kind of command costs it
 -- several microseconds, and nobody has begun before the claim is answered.
--- Returns what is claimed, flat: TIME's two values, modules:version, ID, context; nothing where nothing is there; or nil where there is more to
--- look at: then nothing was written. Safe prefixes: as in claim.lua.
+-- Returns what is claimed, flat: TIME's two values, modules:version, ID, context; an empty list where nothing is there; or nil where
+-- there is more to look at: then nothing was written. Safe prefixes: as in claim.lua.
 local function lone()
   local call, incarnation = redis.call, ARGV[1]
   -- Is it alone, and does nobody have a past (attempts, recoveries), a future (scheduled) or a request to cancel?
