@@ -26,16 +26,18 @@ type heart struct {
 	predecessors []string // incarnations of this process that were fenced and may still hold claims
 }
 
-// Run beats every third of the lease until ctx ends, more often while Redis does not answer.
+// Run beats every third of the lease until ctx ends, more often while Redis does not answer: at once, at first, so that connections
+// that break, even several in a row, cost no lease.
 func (h *heart) Run(ctx context.Context) error {
-	interval := h.w.opts.Lease / 3
-	for ctx.Err() == nil {
-		pause := interval
+	for failures := 0; ctx.Err() == nil; {
+		pause := h.w.opts.Lease / 3
 		if err := h.beat(ctx); err != nil && ctx.Err() == nil {
 			h.w.health.failed("heartbeat", err)
-			pause = min(interval, time.Second)
+			pause = min(pause, time.Second, backoffPause(failures))
+			failures++
 		} else {
 			h.w.health.recovered("heartbeat")
+			failures = 0
 		}
 		timer := time.NewTimer(pause)
 		select {

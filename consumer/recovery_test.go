@@ -94,6 +94,29 @@ func TestLostRepliesOfEveryVerb(t *testing.T) {
 	}
 }
 
+// Connections that break under six heartbeats in a row, as those that a restarted Redis left in the pool do, take milliseconds and not
+// the lease: with it would go whatever runs.
+func TestHeartbeatsWhoseRepliesAreLostCostNoLease(t *testing.T) {
+	t.Parallel()
+	s := newStage()
+	f, proxy := behindProxy(t, s.mux())
+	f.options.Lease = 6 * time.Second
+	w := f.start()
+	before := w.Incarnation()
+	f.submit("x", `{"workflow":"hold"}`)
+	s.awaitBegun(t)
+	var last *redistest.Fault
+	for nth := range 6 {
+		last = proxy.DropReply("heartbeat", nth+1)
+	}
+	f.until("the last of them is lost", last.Fired)
+	close(s.open)
+	r := f.result("x")
+	require.Equal(t, execution.Succeeded, r.Status)
+	require.Equal(t, before, r.Worker)
+	require.Equal(t, before, w.Incarnation())
+}
+
 // Another worker declared this one dead while it ran: what it runs is cancelled, what it still writes goes to late, and it
 // works on under a new name.
 func TestFencedWorkerWorksOnAsANewIncarnation(t *testing.T) {

@@ -354,8 +354,7 @@ const maxBackoff = 2 * time.Second
 // backoff waits before the next try, longer with every failure, with jitter so that a fleet does not come back as one. It
 // returns false when ctx ended.
 func backoff(ctx context.Context, failures int) bool {
-	pause := min(maxBackoff, 20*time.Millisecond<<min(failures, 10))
-	timer := time.NewTimer(pause/2 + rand.N(pause/2))
+	timer := time.NewTimer(backoffPause(failures))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -363,4 +362,10 @@ func backoff(ctx context.Context, failures int) bool {
 	case <-timer.C:
 		return true
 	}
+}
+
+// backoffPause is how long that is.
+func backoffPause(failures int) time.Duration {
+	pause := min(maxBackoff, 20*time.Millisecond<<min(failures, 10))
+	return pause/2 + rand.N(pause/2)
 }

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -209,6 +208,13 @@ func (a *arena) befall(pids ...int) (over func()) {
 	}
 }
 
+// note enters a fault that is over.
+func (a *arena) note(f history.Fault) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen.Faults = append(a.seen.Faults, f)
+}
+
 // kill notes that a process is about to be killed.
 func (a *arena) kill(pid int) {
 	a.befall(pid)()
@@ -403,15 +409,7 @@ func (a *arena) check(retries func(string) int) *history.Report {
 	}
 	report := a.seen.Check(retries)
 	for _, breach := range slices.Concat(report.Doubled, report.Unexpected, report.Excess) {
-		id, _, _ := strings.Cut(breach, " ")
-		fmt.Fprintf(os.Stderr, "chaos: %s\n  results: %v\n  runs: %v\n", breach, a.entries[id], a.seen.Runs[id])
-		for _, run := range a.seen.Runs[id] {
-			for _, f := range a.seen.Faults {
-				if f.PID == run.PID {
-					fmt.Fprintf(os.Stderr, "  %d was hit from %v to %v\n", f.PID, f.From, f.Until)
-				}
-			}
-		}
+		a.t.Log(a.circumstances(breach))
 	}
 	return report
 }

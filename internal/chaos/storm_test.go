@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bobbin-run/bobbin/internal/history"
 	"github.com/bobbin-run/bobbin/internal/redistest"
 	"github.com/bobbin-run/bobbin/queue"
 )
@@ -254,8 +256,23 @@ func (s *storm) behindProxy() []int {
 	return pids
 }
 
+// befallLink notes that something begins to befall the way through the proxy, and so whoever takes it: also a worker that takes the
+// place of another meanwhile, which the end of it finds there.
+func (s *storm) befallLink() (over func()) {
+	from, before := time.Now(), s.behindProxy()
+	ended := s.befall(before...)
+	return func() {
+		ended()
+		for _, pid := range s.behindProxy() {
+			if !slices.Contains(before, pid) {
+				s.note(history.Fault{PID: pid, From: from, Until: time.Now()})
+			}
+		}
+	}
+}
+
 func (s *storm) partition(ctx context.Context) {
-	defer s.befall(s.behindProxy()...)()
+	defer s.befallLink()()
 	s.proxy.BlackHole(true)
 	pause(ctx, time.Duration(s.random.IntN(3000))*time.Millisecond)
 	s.proxy.BlackHole(false)
@@ -272,14 +289,14 @@ func (s *storm) lostReplies(context.Context) {
 }
 
 func (s *storm) lossyLink(ctx context.Context) {
-	defer s.befall(s.behindProxy()...)()
+	defer s.befallLink()()
 	s.proxy.RandomLoss(s.random.Uint64(), 0.05)
 	pause(ctx, 2*time.Second)
 	s.proxy.RandomLoss(0, 0)
 }
 
 func (s *storm) slowLink(ctx context.Context) {
-	defer s.befall(s.behindProxy()...)()
+	defer s.befallLink()()
 	s.proxy.Delay(100 * time.Millisecond)
 	pause(ctx, time.Second)
 	s.proxy.Delay(0)

@@ -48,6 +48,11 @@ var mutations = []mutation{
 		"f.uncertain = f.uncertain || !nothing", "_ = nothing", "./consumer LostClaimReply",
 	},
 	{
+		"a heartbeat that failed is sent again at once", "consumer/heartbeat.go",
+		"pause = min(pause, time.Second, backoffPause(failures))", "pause, _ = min(pause, time.Second), backoffPause(failures)",
+		"./consumer TestHeartbeatsWhoseRepliesAreLostCostNoLease",
+	},
+	{
 		"a claim is known by its ID, not by the token that its batch shares", "consumer/fetch.go",
 		"f.w.ledger.known())", "func(h queue.Held) bool { h.ID = \"\"; return f.w.ledger.known()(h) })", "./consumer TestLostClaimReplyLeavesAloneWhatRuns",
 	},
