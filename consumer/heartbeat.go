@@ -23,7 +23,8 @@ type heart struct {
 	lastBeat     time.Time // when the last heartbeat that succeeded was sent, on the monotonic clock
 	steadySince  time.Time // since when heartbeats have come without a gap: only a steady worker judges others
 	results      *backpressure
-	predecessors []string // incarnations of this process that were fenced and may still hold claims
+	told         map[string]string // live fields as the registration has them; nil: that is not known
+	predecessors []string          // incarnations of this process that were fenced and may still hold claims
 }
 
 // Run beats every third of the lease until ctx ends, more often while Redis does not answer: at once, at first, so that connections
@@ -78,7 +79,10 @@ func (h *heart) beat(ctx context.Context) error {
 	h.steady(sent)
 	h.lastBeat = sent
 	h.obey(ctx, pulse)
-	return errors.Join(h.bury(ctx), h.results.check(ctx, pulse.Results), h.results.trim(ctx))
+	if pulse.Forgotten {
+		err = h.register(ctx)
+	}
+	return errors.Join(err, h.bury(ctx), h.results.check(ctx, pulse.Results), h.results.trim(ctx))
 }
 
 func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
@@ -86,11 +90,43 @@ func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
 	defer cancel()
 	failpoint.Hit("before-heartbeat")
 	sent := time.Now()
+	figures := h.w.figures()
+	changed := h.changed(figures)
+	h.told = nil
 	pulse, err := h.w.queue.Heartbeat(ctx, queue.Beat{
-		Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease, Figures: h.w.figures(),
+		Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease, Figures: changed,
 		MayReap: !h.steadySince.IsZero() && time.Since(h.steadySince) > h.w.opts.Lease,
 	})
+	if err == nil {
+		h.told = figures
+	}
 	return pulse, sent, err
+}
+
+// changed returns what the registration has otherwise: in an idle fleet that is nothing, and each field costs Redis as much as some
+// whole commands do. What it does return becomes what was told; what was left out for being about the same is kept in figures as it
+// was told.
+func (h *heart) changed(figures map[string]string) map[string]string {
+	if about(h.told["rss_bytes"], figures["rss_bytes"]) {
+		figures["rss_bytes"] = h.told["rss_bytes"]
+	}
+	if h.told == nil {
+		return figures
+	}
+	changed := map[string]string{}
+	for name, value := range figures {
+		if h.told[name] != value {
+			changed[name] = value
+		}
+	}
+	return changed
+}
+
+// about says whether two sizes differ by less than people look at.
+func about(told, bytes string) bool {
+	a, errA := strconv.ParseInt(told, 10, 64)
+	b, errB := strconv.ParseInt(bytes, 10, 64)
+	return errors.Join(errA, errB) == nil && max(a, b)-min(a, b) < 1<<20
 }
 
 // steady notes a heartbeat. After a gap, the others' silence may be Redis's: a full lease must pass before it counts.
@@ -120,8 +156,9 @@ func (h *heart) register(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
 	sent := time.Now()
+	figures := h.w.figures()
 	fields := h.w.registration()
-	maps.Copy(fields, h.w.figures())
+	maps.Copy(fields, figures)
 	err := h.w.queue.Register(ctx, queue.Registration{Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease, Fields: fields})
 	if errors.Is(err, queue.ErrNotRegistered) {
 		h.fence("this incarnation was declared dead before it registered")
@@ -130,7 +167,7 @@ func (h *heart) register(ctx context.Context) error {
 		return err
 	}
 	failpoint.Hit("after-register")
-	h.registered, h.lastBeat, h.steadySince = true, sent, sent
+	h.registered, h.lastBeat, h.steadySince, h.told = true, sent, sent, figures
 	h.w.registered.Store(true)
 	poke(h.w.regate)
 	h.w.tell(event{Type: "worker.online"})

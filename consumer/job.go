@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -99,7 +100,7 @@ func (w *Worker) readContext(j *job) *execution.Error {
 	case c.Context == nil && c.Size > 0:
 		message = fmt.Sprintf("context is %d bytes, expected at most %d", c.Size, w.opts.ContextMaxBytes)
 	default:
-		parsed, err := execution.ParseContext(c.Context)
+		parsed, err := w.guarded(execution.ParseContext, c)
 		if err == nil {
 			j.context = parsed
 			return nil
@@ -107,6 +108,19 @@ func (w *Worker) readContext(j *job) *execution.Error {
 		message = err.Error()
 	}
 	return &execution.Error{Type: execution.TypeInvalidContext, Message: message}
+}
+
+// guarded reads a context. Should that panic, which were a defect of ours, one execution is rejected: it would otherwise end one
+// worker after another, since nobody has read yet how often it did.
+func (w *Worker) guarded(read func(document []byte) (*execution.Context, error), c *queue.Claimed) (x *execution.Context, err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			w.log.Error("reading a context panicked: this is a defect of Bobbin", "execution_id", printableID(c.ID), "panic", reason,
+				"stack", string(debug.Stack()))
+			x, err = nil, fmt.Errorf("context could not be read: %v", reason)
+		}
+	}()
+	return read(c.Context)
 }
 
 // finish turns how the pool says a job ended into what is to be written.

@@ -117,6 +117,23 @@ func TestHeartbeatsWhoseRepliesAreLostCostNoLease(t *testing.T) {
 	require.Equal(t, before, w.Incarnation())
 }
 
+// A registration that was evicted or deleted is written again, whole, and what changes reaches it.
+func TestRegistrationComesBack(t *testing.T) {
+	onStage(t, func(t *testing.T, f *fleet, s *stage) {
+		w := f.start()
+		key := f.queue.Keys.Worker(w.Incarnation())
+		field := func(name string) string { return f.raw.HGet(context.Background(), key, name).Val() }
+		require.Equal(t, "0", field("running"))
+		f.submit("x", `{"workflow":"hold"}`)
+		s.awaitBegun(t)
+		f.until("it is seen to run", func() bool { return field("running") == "1" })
+		require.NoError(t, f.raw.Del(context.Background(), key).Err())
+		f.until("it is registered again", func() bool { return field("queue") == "default" && field("running") == "1" })
+		close(s.open)
+		f.until("it is seen to have ended", func() bool { return field("running") == "0" && field("processed") == "1" })
+	})
+}
+
 // Another worker declared this one dead while it ran: what it runs is cancelled, what it still writes goes to late, and it
 // works on under a new name.
 func TestFencedWorkerWorksOnAsANewIncarnation(t *testing.T) {

@@ -297,6 +297,32 @@ func TestHeartbeatBringsWhatIsAsked(t *testing.T) {
 	})
 }
 
+// A heartbeat writes what it is told of, and no half of a registration that was evicted or deleted: its worker writes that again.
+func TestHeartbeatSaysWhetherTheRegistrationIsThere(t *testing.T) {
+	suite(t, func(s *store) {
+		worker := s.Keys.Worker("w-9-z")
+		registration := queue.Registration{Incarnation: "w-9-z", Lease: time.Hour, Fields: map[string]string{"version": "1", "running": "0"}}
+		require.NoError(s.t, s.Register(s.ctx, registration))
+		beat := queue.Beat{Incarnation: "w-9-z", Lease: time.Hour}
+		for _, figures := range []map[string]string{nil, {"running": "2"}, {}} {
+			beat.Figures = figures
+			pulse, err := s.Heartbeat(s.ctx, beat)
+			require.NoError(s.t, err)
+			require.False(s.t, pulse.Forgotten)
+		}
+		require.Equal(s.t, map[string]string{"version": "1", "running": "2", "lease_ms": "3600000"}, s.raw.HGetAll(s.ctx, worker).Val())
+		require.Positive(s.t, s.raw.PTTL(s.ctx, worker).Val())
+		require.NoError(s.t, s.raw.Del(s.ctx, worker).Err())
+		for _, figures := range []map[string]string{nil, {"running": "2"}} {
+			beat.Figures = figures
+			pulse, err := s.Heartbeat(s.ctx, beat)
+			require.NoError(s.t, err)
+			require.True(s.t, pulse.Forgotten)
+			require.Zero(s.t, s.raw.Exists(s.ctx, worker).Val())
+		}
+	})
+}
+
 func TestCancelWherever(t *testing.T) {
 	suite(t, func(s *store) {
 		result := func(id string) *execution.Result {

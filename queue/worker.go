@@ -38,7 +38,7 @@ type Beat struct {
 	Incarnation string
 	Lease       time.Duration
 	MayReap     bool
-	Figures     map[string]string // live fields of the registration; at least one
+	Figures     map[string]string // live fields of the registration that changed since the last heartbeat that was answered
 }
 
 // Pulse is what a heartbeat brings back.
@@ -51,6 +51,7 @@ type Pulse struct {
 	Results int64             // the length of results, read or not
 
 	Quarantined []string // workflows that are refused
+	Forgotten   bool     // the registration is gone, evicted or deleted, and was not written: [Queue.Register] writes it
 }
 
 // Heartbeat renews an incarnation's lease. [ErrNotRegistered] means that it lost it and must fence itself. It is safe to
@@ -71,12 +72,12 @@ func (q *Queue) Heartbeat(ctx context.Context, b Beat) (*Pulse, error) {
 		return nil, err
 	}
 	values, ok := raw.([]any)
-	if !ok || len(values) != 7 {
+	if !ok || len(values) != 8 {
 		return nil, fmt.Errorf("heartbeat: unexpected reply %T", raw)
 	}
 	pulse := &Pulse{
 		NowMS: number(values[0]), Intent: text(values[1]), Handoff: int(number(values[2])), Silent: texts(values[4]),
-		Results: number(values[5]), Quarantined: texts(values[6]),
+		Results: number(values[5]), Quarantined: texts(values[6]), Forgotten: number(values[7]) == 0,
 		Cancels: map[string]string{},
 	}
 	for asked := texts(values[3]); len(asked) >= 2; asked = asked[2:] {
