@@ -122,11 +122,11 @@ func (h *heart) changed(figures map[string]string) map[string]string {
 	return changed
 }
 
-// about says whether two sizes differ by less than people look at.
+// about says whether two sizes differ by less than people look at: 1 MiB, or a thirty-second.
 func about(told, bytes string) bool {
 	a, errA := strconv.ParseInt(told, 10, 64)
 	b, errB := strconv.ParseInt(bytes, 10, 64)
-	return errors.Join(errA, errB) == nil && max(a, b)-min(a, b) < 1<<20
+	return errors.Join(errA, errB) == nil && max(a, b)-min(a, b) < max(1<<20, a/32)
 }
 
 // steady notes a heartbeat. After a gap, the others' silence may be Redis's: a full lease must pass before it counts.
