@@ -1,18 +1,6 @@
 package pool
 
-import (
-	"context"
-	"time"
-)
-
-// taskContext is cancelled by the pool but shows the deadline, so that handlers can pass it on to what they call.
-type taskContext struct {
-	context.Context
-	until time.Time
-}
-
-// Deadline returns when the task's timeout passes.
-func (c *taskContext) Deadline() (time.Time, bool) { return c.until, !c.until.IsZero() }
+import "time"
 
 // alarm is the one timer for the timeouts of all tasks. It is set for the earliest that was there when it was set, and finds out
 // when it rings whether that task still runs: a task that ends in time, as nearly all do, costs no timer anything.

@@ -30,7 +30,6 @@ type handle struct {
 	context  taskContext // what its job is given
 	started  time.Time
 	finished time.Time // its goroutine's own
-	cancel   context.CancelCauseFunc
 	phase    phase
 	asked    time.Time // when cancellation was asked for; zero: never
 	cause    error     // why
@@ -117,19 +116,16 @@ func call(ctx context.Context, job Job) (value json.RawMessage, err error) {
 // next takes the longest waiting task and begins it, in one step: at no moment is a task neither waiting, where TakeBack
 // finds it, nor running, where Cancel and Abandon do. It returns nil when none waits.
 func (p *Pool) next(slot int, routine int64) *handle {
-	ctx, cancel := context.WithCancelCause(context.Background()) // before the mutex is taken, which all slots want
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.queued == 0 {
-		cancel(nil)
 		return nil
 	}
 	h := p.queue[p.first]
 	p.queue[p.first] = nil
 	p.first, p.queued = (p.first+1)%len(p.queue), p.queued-1
-	h.slot, h.routine, h.cancel, h.phase, h.started = slot, routine, cancel, running, time.Now()
+	h.slot, h.routine, h.phase, h.started = slot, routine, running, time.Now()
 	p.slots[slot], p.lastProgress = h, h.started
-	h.context.Context = ctx
 	if h.task.Timeout > 0 {
 		h.context.until = h.started.Add(h.task.Timeout)
 		p.wakeBy(h.context.until, h.started)
@@ -143,7 +139,7 @@ func (h *handle) ask(cause error) {
 		return
 	}
 	h.asked, h.cause = time.Now(), cause
-	h.cancel(cause)
+	h.context.end(cause)
 	if !errors.Is(cause, ErrShutdown) { // a worker that leaves has a deadline of its own and blames nobody
 		h.grace = time.AfterFunc(h.pool.opts.CancelGrace, h.giveUp)
 	}
@@ -194,7 +190,7 @@ func (h *handle) end(value json.RawMessage, err error) bool {
 	}
 	outcome := h.outcome(value, err)
 	p.mu.Unlock()
-	h.cancel(nil)
+	h.context.end(nil)
 
 	switch {
 	case was == running:

@@ -153,6 +153,10 @@ var mutations = []mutation{
 		`if pulse.Intent != "" {`, "if false {", "./consumer TestIntentsAreObeyedWithoutADoorbell",
 	},
 	{
+		"a context that is looked at late is cancelled all the same", "pool/context.go",
+		"c.cancel(c.cause)", "_ = c.cause", "./pool TestTaskContext",
+	},
+	{
 		"stuck outcome only once", "pool/handle.go",
 		"case was == running:\n\t\tp.opts.Done(outcome)", "case was == running || was == stuck:\n\t\tp.opts.Done(outcome)", "./pool TestStuckAfterGrace",
 	},

@@ -137,7 +137,18 @@ func newThread(r *running, name string) (thread *starlark.Thread, stop func() bo
 	thread = &starlark.Thread{Name: name, Print: printToLog, OnMaxSteps: look}
 	thread.SetLocal(runningKey, r)
 	r.lookLater(thread)
-	return thread, context.AfterFunc(r.ctx, func() { thread.Cancel("cancelled") })
+	return thread, afterFunc(r.ctx, func() { thread.Cancel("cancelled") })
+}
+
+// afterFunc is [context.AfterFunc], asking the context itself where it can do that (the pool's can, for much less): the standard
+// library asks only contexts that it did not make.
+func afterFunc(ctx context.Context, f func()) (stop func() bool) {
+	if able, ok := ctx.(interface {
+		AfterFunc(f func()) (stop func() bool)
+	}); ok {
+		return able.AfterFunc(f)
+	}
+	return context.AfterFunc(ctx, f)
 }
 
 // cancelled is an error of an execution that was stopped: it also is the cause of its context.
