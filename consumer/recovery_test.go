@@ -59,7 +59,7 @@ func TestSwallowedClaimReplyIsRunByTheSameWorker(t *testing.T) {
 
 func TestLostRepliesOfEveryVerb(t *testing.T) {
 	t.Parallel()
-	for _, verb := range []string{"commit", "register", "heartbeat", "release", "retry", "fence", "unregister", "BLMOVE"} {
+	for _, verb := range []string{"commit", "commit_one", "register", "heartbeat", "release", "retry", "fence", "unregister", "BLMOVE"} {
 		t.Run(verb, func(t *testing.T) {
 			t.Parallel()
 			mux := handlers()

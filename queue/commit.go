@@ -51,6 +51,15 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 	if again := firstAgain(batch); again >= 0 {
 		return q.commitWithout(ctx, batch, again)
 	}
+	if len(batch) == 1 && batch[0].flags() == "" {
+		done, err := q.commitOne(ctx, &batch[0])
+		switch {
+		case err != nil:
+			return nil, err
+		case done:
+			return []CommitOutcome{CommitDone}, nil
+		}
+	}
 	k := q.Keys
 	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended}
 	args := make([]any, 0, 15+len(batch)*6)
@@ -75,6 +84,14 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 		return nil, err
 	}
 	return outcomes(raw, len(batch))
+}
+
+// commitOne commits a single plain success. It returns false when its claim is not there: then nothing was written.
+func (q *Queue) commitOne(ctx context.Context, c *Commit) (bool, error) {
+	k, r := q.Keys, c.Result
+	raw, err := q.run(ctx, "commit", commitOneScript, []string{k.Results, k.Claims, k.Executions, k.Ended}, &r.ID, &c.Token, &r.Workflow,
+		&r.Worker, &r.Attempt, &r.ClaimedMS, &r.StartedMS, &r.FinishedMS, c.took(), (*rawArgument)(&r.Value), metaArgument(r))
+	return err == nil && number(raw) == 1, err
 }
 
 // outcomes reads the reply of commit.lua.

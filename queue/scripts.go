@@ -34,7 +34,8 @@ var (
 	claimScript       = load("describe", "lone", "claim")
 	adoptScript       = load("describe", "adopt")
 	fenceClaimsScript = load("fence_claims")
-	commitScript      = load("one", "commit")
+	commitScript      = load("commit")
+	commitOneScript   = load("one")
 	retryScript       = load("spend", "retry")
 	releaseScript     = load("release")
 	dropScript        = load("drop")
@@ -52,7 +53,7 @@ var scripts = map[string]*script{
 	"claim": claimScript, "adopt": adoptScript, "fence_claims": fenceClaimsScript, "commit": commitScript, "retry": retryScript,
 	"release": releaseScript, "drop": dropScript, "register": registerScript, "heartbeat": heartbeatScript, "fence": fenceScript,
 	"reap": reapScript, "unregister": unregisterScript, "submit": submitScript, "cancel": cancelScript, "trim": trimScript,
-	"unread": unreadScript,
+	"unread": unreadScript, "commit_one": commitOneScript,
 }
 
 // Scripts returns the SHA-1 of every script by its verb, for tests and tools that watch commands go by.

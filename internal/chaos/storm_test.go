@@ -282,7 +282,8 @@ func (s *storm) partition(ctx context.Context) {
 // lostReplies is no excuse for anything: whatever was done is done, and found to be when it is repeated.
 func (s *storm) lostReplies(context.Context) {
 	for _, verb := range []string{
-		"claim", "adopt", "commit", "release", "retry", "drop", "heartbeat", "register", "fence", "reap", "unregister", "BLMOVE", "XRANGE",
+		"claim", "adopt", "commit", "commit_one", "release", "retry", "drop", "heartbeat", "register", "fence", "reap", "unregister",
+		"BLMOVE", "XRANGE",
 	} {
 		s.proxy.DropReply(verb, 1)
 	}

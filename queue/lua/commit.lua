@@ -12,8 +12,6 @@
 -- an entry whose claim stays is never left behind. Redis refuses for memory only before a script's first write.
 -- Safe to repeat: the first run dropped the claims that the second would need.
 local call, pcall, find, results, a = redis.call, redis.pcall, string.find, KEYS[1], ARGV
-local single = a[2] == '1' and a[6] == '' and one() -- one.lua
-if single then return single end
 local n, kinds, c, v = tonumber(a[2]), a[3], 0, 3 -- c and v: the last column and the last value that were read
 local function column() -- of kind '.' it is n values, otherwise runs of one value: how many, the value
   c = c + 1
