@@ -24,6 +24,7 @@ type heart struct {
 	steadySince  time.Time // since when heartbeats have come without a gap: only a steady worker judges others
 	results      *backpressure
 	told         map[string]string // live fields as the registration has them; nil: that is not known
+	forgotten    bool              // the registration is gone: the next heartbeat writes it
 	predecessors []string          // incarnations of this process that were fenced and may still hold claims
 }
 
@@ -79,10 +80,7 @@ func (h *heart) beat(ctx context.Context) error {
 	h.steady(sent)
 	h.lastBeat = sent
 	h.obey(ctx, pulse)
-	if pulse.Forgotten {
-		err = h.register(ctx)
-	}
-	return errors.Join(err, h.bury(ctx), h.results.check(ctx, pulse.Results), h.results.trim(ctx))
+	return errors.Join(h.bury(ctx), h.results.check(ctx, pulse.Results), h.results.trim(ctx))
 }
 
 func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
@@ -91,16 +89,23 @@ func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
 	failpoint.Hit("before-heartbeat")
 	sent := time.Now()
 	figures := h.w.figures()
-	changed := h.changed(figures)
+	fields := h.changed(figures)
+	if h.forgotten {
+		fields = h.w.registration()
+		maps.Copy(fields, figures)
+	}
 	h.told = nil
 	pulse, err := h.w.queue.Heartbeat(ctx, queue.Beat{
-		Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease, Figures: changed,
+		Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease, Whole: h.forgotten, Fields: fields,
 		MayReap: !h.steadySince.IsZero() && time.Since(h.steadySince) > h.w.opts.Lease,
 	})
-	if err == nil {
-		h.told = figures
+	if err != nil {
+		return nil, sent, err
 	}
-	return pulse, sent, err
+	if h.told, h.forgotten = figures, pulse.Forgotten; h.forgotten {
+		poke(h.w.beatNow)
+	}
+	return pulse, sent, nil
 }
 
 // changed returns what the registration has otherwise: in an idle fleet that is nothing, and each field costs Redis as much as some

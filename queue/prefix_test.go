@@ -319,7 +319,7 @@ func TestRegistrationIsWrittenLast(t *testing.T) {
 // A heartbeat that fails half-way has renewed the lease, and an incident that does has been counted.
 func TestHeartbeatAndIncidentCutShort(t *testing.T) {
 	suite(t, func(s *store) {
-		beat := queue.Beat{Incarnation: "w-1-a", Lease: time.Hour, Figures: map[string]string{"x": "1"}}
+		beat := queue.Beat{Incarnation: "w-1-a", Lease: time.Hour, Fields: map[string]string{"x": "1"}}
 		require.NoError(s.t, s.raw.ZAdd(s.ctx, s.Keys.Workers, redis.Z{Member: "w-1-a", Score: 1000}).Err()) // silent since 1970
 		s.broken(s.Keys.Handoff, func() {
 			_, err := s.Heartbeat(s.ctx, beat)

@@ -258,7 +258,7 @@ func TestReapTakesFromTheSilentAlone(t *testing.T) {
 		again := s.claim("w-2-b", 5)
 		require.Equal(s.t, 1, again.Claimed[0].Recoveries)
 		require.Equal(s.t, 2, again.Claimed[0].Attempt())
-		_, err = s.Heartbeat(s.ctx, queue.Beat{Incarnation: "w-1-a", Lease: time.Hour, Figures: map[string]string{"x": "1"}})
+		_, err = s.Heartbeat(s.ctx, queue.Beat{Incarnation: "w-1-a", Lease: time.Hour, Fields: map[string]string{"x": "1"}})
 		require.ErrorIs(s.t, err, queue.ErrNotRegistered)
 		reaped, err = s.Reap(s.ctx, "w-1-a", time.Hour, true, true)
 		require.NoError(s.t, err)
@@ -276,7 +276,7 @@ func TestHeartbeatBringsWhatIsAsked(t *testing.T) {
 		for _, id := range []string{"mine", "other", "gone"} {
 			require.NoError(s.t, s.raw.HSet(s.ctx, s.Keys.Cancels, id, "request of "+id).Err())
 		}
-		beat := queue.Beat{Incarnation: "w-1-a", Lease: time.Hour, MayReap: true, Figures: map[string]string{"state": "ACTIVE"}}
+		beat := queue.Beat{Incarnation: "w-1-a", Lease: time.Hour, MayReap: true, Fields: map[string]string{"state": "ACTIVE"}}
 		pulse, err := s.Heartbeat(s.ctx, beat)
 		require.NoError(s.t, err)
 		require.Equal(s.t, "drain", pulse.Intent)
@@ -305,7 +305,7 @@ func TestHeartbeatSaysWhetherTheRegistrationIsThere(t *testing.T) {
 		require.NoError(s.t, s.Register(s.ctx, registration))
 		beat := queue.Beat{Incarnation: "w-9-z", Lease: time.Hour}
 		for _, figures := range []map[string]string{nil, {"running": "2"}, {}} {
-			beat.Figures = figures
+			beat.Fields = figures
 			pulse, err := s.Heartbeat(s.ctx, beat)
 			require.NoError(s.t, err)
 			require.False(s.t, pulse.Forgotten)
@@ -314,11 +314,19 @@ func TestHeartbeatSaysWhetherTheRegistrationIsThere(t *testing.T) {
 		require.Positive(s.t, s.raw.PTTL(s.ctx, worker).Val())
 		require.NoError(s.t, s.raw.Del(s.ctx, worker).Err())
 		for _, figures := range []map[string]string{nil, {"running": "2"}} {
-			beat.Figures = figures
+			beat.Fields = figures
 			pulse, err := s.Heartbeat(s.ctx, beat)
 			require.NoError(s.t, err)
 			require.True(s.t, pulse.Forgotten)
 			require.Zero(s.t, s.raw.Exists(s.ctx, worker).Val())
+		}
+		beat.Whole, beat.Fields = true, map[string]string{"version": "1", "running": "3"}
+		for range 2 {
+			pulse, err := s.Heartbeat(s.ctx, beat)
+			require.NoError(s.t, err)
+			require.False(s.t, pulse.Forgotten)
+			require.Equal(s.t, map[string]string{"version": "1", "running": "3", "lease_ms": "3600000"}, s.raw.HGetAll(s.ctx, worker).Val())
+			require.Positive(s.t, s.raw.PTTL(s.ctx, worker).Val())
 		}
 	})
 }
@@ -402,7 +410,7 @@ func TestFullMemory(t *testing.T) {
 	require.ErrorIs(t, err, queue.ErrRefused)
 	require.True(t, queue.IsPassing(err), err)
 	require.EqualValues(t, 1, s.raw.HLen(s.ctx, s.Keys.Claims).Val(), "nothing is dropped")
-	_, err = s.Heartbeat(s.ctx, queue.Beat{Incarnation: "w-1-a", Lease: time.Hour, Figures: map[string]string{"x": "1"}})
+	_, err = s.Heartbeat(s.ctx, queue.Beat{Incarnation: "w-1-a", Lease: time.Hour, Fields: map[string]string{"x": "1"}})
 	require.NoError(t, err, "a worker keeps its lease while Redis is full")
 	require.NoError(t, s.raw.ConfigSet(s.ctx, "maxmemory", "0").Err())
 	outcomes, err := s.Commit(s.ctx, []queue.Commit{c})

@@ -38,7 +38,8 @@ type Beat struct {
 	Incarnation string
 	Lease       time.Duration
 	MayReap     bool
-	Figures     map[string]string // live fields of the registration that changed since the last heartbeat that was answered
+	Whole       bool              // Fields are all there are, and make a registration that is gone whole again
+	Fields      map[string]string // of the registration: those that changed since the last heartbeat that was answered
 }
 
 // Pulse is what a heartbeat brings back.
@@ -51,7 +52,7 @@ type Pulse struct {
 	Results int64             // the length of results, read or not
 
 	Quarantined []string // workflows that are refused
-	Forgotten   bool     // the registration is gone, evicted or deleted, and was not written: [Queue.Register] writes it
+	Forgotten   bool     // the registration is gone, evicted or deleted: the next beat is to be Whole
 }
 
 // Heartbeat renews an incarnation's lease. [ErrNotRegistered] means that it lost it and must fence itself. It is safe to
@@ -59,12 +60,11 @@ type Pulse struct {
 func (q *Queue) Heartbeat(ctx context.Context, b Beat) (*Pulse, error) {
 	k := q.Keys
 	keys := []string{k.Workers, k.Worker(b.Incarnation), k.Intents, k.Cancels, k.Claims, k.Executions, k.Handoff, k.Reaper, k.Results, k.Quarantine}
-	mayReap := 0
-	if b.MayReap {
-		mayReap = 1
+	args := []any{b.Incarnation, staleAfter(b.Lease), b.Lease.Milliseconds(), bit(b.MayReap), max(b.Lease.Milliseconds()/3, 1), bit(b.Whole)}
+	if b.Whole {
+		args = append(args, "lease_ms", b.Lease.Milliseconds())
 	}
-	args := []any{b.Incarnation, staleAfter(b.Lease), b.Lease.Milliseconds(), mayReap, max(b.Lease.Milliseconds()/3, 1)}
-	for name, value := range b.Figures {
+	for name, value := range b.Fields {
 		args = append(args, name, value)
 	}
 	raw, err := q.run(ctx, "heartbeat", heartbeatScript, keys, args...)
@@ -84,6 +84,13 @@ func (q *Queue) Heartbeat(ctx context.Context, b Beat) (*Pulse, error) {
 		pulse.Cancels[asked[0]] = asked[1]
 	}
 	return pulse, nil
+}
+
+func bit(set bool) int {
+	if set {
+		return 1
+	}
+	return 0
 }
 
 // ClearIntent removes the stored command of an incarnation that obeyed it, unless a newer one replaced it.

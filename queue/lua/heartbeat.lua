@@ -1,10 +1,10 @@
 -- Say that an incarnation lives, and hear what it is to do.
 -- KEYS: workers worker intents cancels claims executions handoff reaper results quarantine
--- ARGV: incarnation, ms the registration outlives this, lease in ms, may reap (0 or 1), ms between reaps in the fleet, then
---   fields and values that changed, if any did
+-- ARGV: incarnation, ms the registration outlives this, lease in ms, may reap (0 or 1), ms between reaps in the fleet, 1 if all
+--   fields follow, else 0: those that changed do, if any did; then fields and values
 -- Reply: now_ms, intent or false, length of handoff, {ID, request, ...} cancels of this incarnation's executions,
 --   {incarnation, ...} silent ones that this worker is to reap, length of results (-1: not a stream),
---   {workflow, ...} in quarantine, 1 if the registration was there, else 0: it is to be written whole. Error: NOTREGISTERED.
+--   {workflow, ...} in quarantine, 1 if the registration is there, else 0: the next is to bring all fields. Error: NOTREGISTERED.
 --
 -- The first write is PEXPIRE on purpose: Redis refuses memory-hungry commands only before a script's first write, so that a
 -- worker keeps its lease while Redis is full. Safe to repeat.
@@ -14,7 +14,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local there = redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
-if there == 1 and ARGV[6] then redis.call('HSET', KEYS[2], unpack(ARGV, 6)) end
+local whole = there == 0 and ARGV[6] == '1'
+if ARGV[7] and (there == 1 or whole) then redis.call('HSET', KEYS[2], unpack(ARGV, 7)) end
+if whole then there = redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
 
 local cancels = {}
 if redis.call('EXISTS', KEYS[4]) == 1 then
