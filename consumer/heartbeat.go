@@ -24,6 +24,7 @@ type heart struct {
 	steadySince  time.Time // since when heartbeats have come without a gap: only a steady worker judges others
 	results      *backpressure
 	told         map[string]string // live fields as the registration has them; nil: that is not known
+	beats        int               // that were answered
 	forgotten    bool              // the registration is gone: the next heartbeat writes it
 	predecessors []string          // incarnations of this process that were fenced and may still hold claims
 }
@@ -105,8 +106,14 @@ func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
 	if h.told, h.forgotten = figures, pulse.Forgotten; h.forgotten {
 		poke(h.w.beatNow)
 	}
+	if h.beats++; h.beats%retell == 0 {
+		h.told = nil
+	}
 	return pulse, sent, nil
 }
+
+// retell is every how many heartbeats all figures are told again: a Redis that was restarted may have forgotten the newest.
+const retell = 20
 
 // changed returns what the registration has otherwise: in an idle fleet that is nothing, and each field costs Redis as much as some
 // whole commands do. What it does return becomes what was told; what was left out for being about the same is kept in figures as it

@@ -134,6 +134,19 @@ func TestRegistrationComesBack(t *testing.T) {
 	})
 }
 
+// What Redis has otherwise than it was told, since it was restarted without its last writes, say, is told again in a while.
+func TestFiguresAreToldAgain(t *testing.T) {
+	each(t, nil, func(t *testing.T, f *fleet) {
+		f.options.Lease = time.Second
+		w := f.start()
+		key := f.queue.Keys.Worker(w.Incarnation())
+		require.NoError(t, f.raw.HSet(context.Background(), key, "processed", 17).Err())
+		f.until("it is as the worker knows it", func() bool {
+			return f.raw.HGet(context.Background(), f.queue.Keys.Worker(w.Incarnation()), "processed").Val() == "0"
+		})
+	})
+}
+
 // Another worker declared this one dead while it ran: what it runs is cancelled, what it still writes goes to late, and it
 // works on under a new name.
 func TestFencedWorkerWorksOnAsANewIncarnation(t *testing.T) {

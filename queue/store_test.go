@@ -320,12 +320,18 @@ func TestHeartbeatSaysWhetherTheRegistrationIsThere(t *testing.T) {
 			require.True(s.t, pulse.Forgotten)
 			require.Zero(s.t, s.raw.Exists(s.ctx, worker).Val())
 		}
+		// A claim that is looked for after a lost reply leaves one field there: that is no registration.
+		_, err := s.Reconcile(s.ctx, queue.Claim{Incarnation: "w-9-z", Seq: 3, Want: 1, MaxContextBytes: 9}, func(queue.Held) bool { return true })
+		require.NoError(s.t, err)
+		pulse, err := s.Heartbeat(s.ctx, beat)
+		require.NoError(s.t, err)
+		require.True(s.t, pulse.Forgotten)
 		beat.Whole, beat.Fields = true, map[string]string{"version": "1", "running": "3"}
 		for range 2 {
 			pulse, err := s.Heartbeat(s.ctx, beat)
 			require.NoError(s.t, err)
 			require.False(s.t, pulse.Forgotten)
-			require.Equal(s.t, map[string]string{"version": "1", "running": "3", "lease_ms": "3600000"}, s.raw.HGetAll(s.ctx, worker).Val())
+			require.Equal(s.t, map[string]string{"version": "1", "running": "3", "lease_ms": "3600000", "claim_fence": "3"}, s.raw.HGetAll(s.ctx, worker).Val())
 			require.Positive(s.t, s.raw.PTTL(s.ctx, worker).Val())
 		}
 	})

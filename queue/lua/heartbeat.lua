@@ -12,11 +12,11 @@ local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score or tonumber(score) <= 0 then return redis.error_reply('NOTREGISTERED ' .. ARGV[1]) end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local there = redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
-local whole = there == 0 and ARGV[6] == '1'
-if ARGV[7] and (there == 1 or whole) then redis.call('HSET', KEYS[2], unpack(ARGV, 7)) end
-if whole then there = redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
+local there = redis.call('HEXISTS', KEYS[2], 'lease_ms') -- not the key: fence_claims.lua writes one field of it
+if ARGV[7] and (there == 1 or ARGV[6] == '1') then redis.call('HSET', KEYS[2], unpack(ARGV, 7)) end
+if there == 0 and ARGV[6] == '1' then there = redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
 
 local cancels = {}
 if redis.call('EXISTS', KEYS[4]) == 1 then
