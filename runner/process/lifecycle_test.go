@@ -265,9 +265,13 @@ func TestInterpreterThatLeavesItsGroup(t *testing.T) {
 import os, time, waits
 def main():
     os.setpgid(0, os.getpgid(os.getppid()))
-    waits.note("running")
+    told = False
     while True:
-        try: time.sleep(600)
+        try:
+            if not told: # in here, or the cancellation may come between the two
+                told = True
+                waits.note("running")
+            time.sleep(600)
         except BaseException: pass
 `})
 		require.ErrorContains(t, r.stopped(f, "leaves.py", "{}"), "signal 9")
