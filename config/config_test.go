@@ -30,7 +30,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, &config.Config{
 		RedisURL: "redis://127.0.0.1:6379/0", Prefix: "bobbin", Queue: "default", Concurrency: 4, Timeout: 300 * time.Second,
 		CancelGrace: 10 * time.Second, ShutdownTimeout: 25 * time.Second, StuckLimit: 1, Lease: 10 * time.Second,
-		MaxRecoveries: 3, ContextMaxBytes: 1 << 20, ResultMaxBytes: 1 << 20, LogLevel: "info", LogFormat: "text",
+		MaxRecoveries: 3, Nice: 10, ContextMaxBytes: 1 << 20, ResultMaxBytes: 1 << 20, LogLevel: "info", LogFormat: "text",
 		ResultsMax: 10_000_000, ResultsRetention: 168 * time.Hour, QuarantineThreshold: 5, QuarantineWindow: time.Hour,
 		Python: "python3", PythonMode: "resident", PythonMaxExecutions: 10_000, PythonMaxRSS: 512 << 20, Node: "node",
 	}, c)
@@ -59,7 +59,7 @@ func TestNamesEveryWrongVariableAtOnce(t *testing.T) {
 		"BOBBIN_LEASE": "1ms", "BOBBIN_MAX_RECOVERIES": "-1", "BOBBIN_CONTEXT_MAX_BYTES": "1 potato",
 		"BOBBIN_RESULT_MAX_BYTES": "9999GiB", "BOBBIN_LOG_LEVEL": "loud", "BOBBIN_LOG_FORMAT": "xml",
 		"BOBBIN_PYTHON": "", "BOBBIN_PYTHON_MODE": "threads", "BOBBIN_PYTHON_WARM": "-1", "BOBBIN_PYTHON_MAX_EXECUTIONS": "many",
-		"BOBBIN_PYTHON_MAX_RSS": "-1", "BOBBIN_NODE": " ", "BOBBIN_MAX_RSS": "much", "BOBBIN_MAX_EXECUTIONS": "-1",
+		"BOBBIN_PYTHON_MAX_RSS": "-1", "BOBBIN_NODE": " ", "BOBBIN_MAX_RSS": "much", "BOBBIN_MAX_EXECUTIONS": "-1", "BOBBIN_NICE": "20",
 		"BOBBIN_QUARANTINE_THRESHOLD": "-1", "BOBBIN_QUARANTINE_WINDOW": "0s", "BOBBIN_HTTP_ADDR": "9090",
 		"BOBBIN_CONTROL_PUBLIC_KEY": "c2hvcnQ=", "BOBBIN_RESULTS_MAX": "-1", "BOBBIN_RESULTS_RETENTION": "1d",
 	}
@@ -144,6 +144,18 @@ func TestRedactURLKeepsWhatHelps(t *testing.T) {
 		"":                                     "",
 	} {
 		require.Equal(t, shown, config.RedactURL(url), url)
+	}
+}
+
+func TestRedisIsLocal(t *testing.T) {
+	t.Parallel()
+	for url, local := range map[string]bool{
+		"redis://127.0.0.1:6379/0": true, "rediss://u:p@[::1]:1/2": true, "redis://localhost": true, "redis://": true,
+		"unix:///run/redis.sock": true, "redis://127.9.9.9": true,
+		"redis://redis:6379/0": false, "redis://10.0.0.1:6379": false, "redis://[fe80::1]:6379": false, "redis://localhost.example": false,
+		"http://127.0.0.1": false, "": false,
+	} {
+		require.Equal(t, local, (&config.Config{RedisURL: url}).RedisIsLocal(), url)
 	}
 }
 

@@ -19,7 +19,6 @@ import (
 	"github.com/bobbin-run/bobbin/config"
 	"github.com/bobbin-run/bobbin/consumer"
 	"github.com/bobbin-run/bobbin/internal/bench"
-	"github.com/bobbin-run/bobbin/internal/heap"
 	"github.com/bobbin-run/bobbin/internal/logging"
 	"github.com/bobbin-run/bobbin/runner"
 )
@@ -212,12 +211,13 @@ func (a *app) benchWorker() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			options, err := workerOptions(cfg, logging.New(a.stderr, cfg.LogFormat, cfg.LogLevel, false))
+			log := logging.New(a.stderr, cfg.LogFormat, cfg.LogLevel, false)
+			settle(cfg, log)
+			options, err := workerOptions(cfg, log)
 			if err != nil {
 				return err
 			}
 			options.Runner = benchHandlers()
-			heap.KeepFloor(heapFloor)
 			w, err := consumer.New(options)
 			if err != nil {
 				return err

@@ -15,6 +15,7 @@ import (
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/internal/heap"
 	"github.com/bobbin-run/bobbin/internal/logging"
+	"github.com/bobbin-run/bobbin/internal/nice"
 	"github.com/bobbin-run/bobbin/queue"
 	"github.com/bobbin-run/bobbin/telemetry"
 )
@@ -39,7 +40,7 @@ func (a *app) workerCommand() *cobra.Command {
 				log.Warn("unknown variable in the environment", "variable", unknown, "closest", config.Closest(unknown))
 			}
 			log.Debug("configuration", "config", cfg)
-			heap.KeepFloor(heapFloor)
+			settle(cfg, log)
 			options, err := workerOptions(cfg, log)
 			if err != nil {
 				return err
@@ -104,6 +105,17 @@ func (a *app) work(ctx context.Context, cfg *config.Config, options consumer.Opt
 		err = fmt.Errorf("%w; Redis is expected at %s (BOBBIN_REDIS_URL)", err, config.RedactURL(cfg.RedisURL))
 	}
 	return code, err
+}
+
+// settle arranges the process for work.
+func settle(cfg *config.Config, log *slog.Logger) {
+	heap.KeepFloor(heapFloor)
+	if cfg.Nice == 0 || !cfg.RedisIsLocal() {
+		return
+	}
+	if err := nice.Raise(cfg.Nice); err != nil {
+		log.Warn("Redis is on this machine, and may have to wait for a processor behind this worker", "error", err)
+	}
 }
 
 // heapFloor is how much garbage a worker may gather before it is collected: for some memory, half as much again in throughput.

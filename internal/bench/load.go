@@ -66,8 +66,8 @@ func (l *Lab) release(ctx context.Context) error {
 
 // awaitResults returns once the stream has n entries, or an error when it stops growing.
 func (l *Lab) awaitResults(ctx context.Context, n int64) error {
-	last, grew := int64(-1), time.Now()
-	for {
+	first, last, started := int64(-1), int64(-1), time.Now()
+	for grew := started; ; {
 		have, err := l.Redis.Client.XLen(ctx, keys.Results).Result()
 		if err != nil {
 			return fmt.Errorf("bench: %w", err)
@@ -78,15 +78,24 @@ func (l *Lab) awaitResults(ctx context.Context, n int64) error {
 		if have != last {
 			last, grew = have, time.Now()
 		}
+		if first < 0 {
+			first = have
+		}
 		if time.Since(grew) > 30*time.Second {
 			return fmt.Errorf("bench: only %d of %d results, and none new for 30 s", have, n)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(nextLook(time.Since(started), have-first, n-have)):
 		}
 	}
+}
+
+// nextLook is a quarter of what the rest will take at the rate so far: looking takes processor time from those who are measured.
+func nextLook(elapsed time.Duration, done, left int64) time.Duration {
+	rest := float64(elapsed) * float64(left) / float64(max(done, 1))
+	return time.Duration(min(max(rest/4, float64(2*time.Millisecond)), float64(50*time.Millisecond)))
 }
 
 // checkResults is an error when an execution of the load did not succeed: what fails is done sooner, and its rate is of nothing.

@@ -154,6 +154,7 @@ func (a *arena) keep(s *slot) {
 			"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
 			"BOBBIN_REDIS_URL=" + s.url, "BOBBIN_LEASE=" + lease.String(), "BOBBIN_CONCURRENCY=8", "BOBBIN_CANCEL_GRACE=2s",
 			"BOBBIN_SHUTDOWN_TIMEOUT=2s", "BOBBIN_MAX_RECOVERIES=1000", "BOBBIN_CHAOS_HISTORY=" + a.history,
+			"BOBBIN_NICE=0", // the tests beside this one leave little of two processors
 		}, s.env...)
 		cmd.Stderr = a.log
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

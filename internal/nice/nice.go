@@ -1,0 +1,6 @@
+// Package nice lets a process step back behind others on its machine.
+//
+// A worker whose workflows compute keeps every processor busy, and a Redis beside it then waits its turn for every call: a few
+// milliseconds in which the worker, too, soon has nothing to run and nothing to do but wait for Redis. A lower priority costs
+// the worker nothing that it could have used.
+package nice
