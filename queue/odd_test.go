@@ -108,6 +108,37 @@ func TestHugeIDsAreClaimedOneByOne(t *testing.T) {
 	})
 }
 
+// Contexts above the limit (a thousand bytes here) are not read and their sizes told, wherever they stand among others, and also
+// where IDs are in the list twice.
+func TestLargeContextsAmongSmallOnes(t *testing.T) {
+	for name, list := range map[string][]string{
+		"once": {"small", "big", "none", "bigger", "last"}, "twice": {"small", "big", "big", "none", "bigger", "small", "last"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			suite(t, func(s *store) {
+				sizes := map[string]int{"small": 7, "big": 1001, "bigger": 5000, "last": 1000}
+				for id, size := range sizes {
+					require.NoError(s.t, s.raw.HSet(s.ctx, s.Keys.Executions, id, strings.Repeat("x", size)).Err())
+				}
+				for _, id := range list {
+					require.NoError(s.t, s.raw.LPush(s.ctx, s.Keys.Pending, id).Err())
+				}
+				reply := s.claim("w-1-a", 10)
+				require.Equal(s.t, []string{"small", "big", "none", "bigger", "last"}, ids(reply))
+				require.Equal(s.t, len(list)-5, reply.Duplicates)
+				adopted, err := s.Reconcile(s.ctx, queue.Claim{Incarnation: "w-1-a", Seq: s.seq, MaxContextBytes: 1000}, func(queue.Held) bool { return false })
+				require.NoError(s.t, err)
+				require.Len(s.t, adopted.Claimed, 5)
+				for _, c := range append(reply.Claimed, adopted.Claimed...) {
+					require.EqualValues(s.t, sizes[c.ID], c.Size, c.ID)
+					require.Equal(s.t, c.ID == "none", c.Missing, c.ID)
+					require.Equal(s.t, c.ID == "small" || c.ID == "last", c.Context != nil, c.ID)
+				}
+			})
+		})
+	}
+}
+
 // An ID that was pushed twice, and submitted again while the second push was being dropped, runs again.
 func TestSubmittedAgainWhileItsSecondPushIsDropped(t *testing.T) {
 	suite(t, func(s *store) {

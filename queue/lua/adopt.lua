@@ -4,11 +4,13 @@
 local keys = { executions = KEYS[2], attempts = KEYS[3], recoveries = KEYS[4], cancels = KEYS[5] }
 local time = redis.call('TIME')
 local reply = { time[1] * 1000 + math.floor(time[2] / 1000), redis.call('GET', KEYS[6]) or '0' }
-local ids, sizes = {}, {}
+local ids, large, limit = {}, nil, tonumber(ARGV[1])
 for i = 2, #ARGV, 2 do
   if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
-    ids[#ids + 1], sizes[#sizes + 1] = ARGV[i], redis.call('HSTRLEN', KEYS[2], ARGV[i])
+    local size = redis.call('HSTRLEN', KEYS[2], ARGV[i])
+    ids[#ids + 1] = ARGV[i]
+    if size > limit then large = large or {}; large[#ids] = size end
   end
 end
-describe(reply, ids, sizes, keys, tonumber(ARGV[1]))
+describe(reply, ids, large, keys)
 return reply

@@ -32,7 +32,7 @@ if soonest[2] and tonumber(soonest[2]) <= now then
 end
 local next_due = soonest[2] and math.max(0, tonumber(soonest[2]) - now) or -1
 
-local ids, sizes, n, duplicates, more = {}, {}, 0, 0, 0
+local ids, large, n, duplicates, more = {}, nil, 0, 0, 0 -- large: the sizes of contexts above the limit, by their place in ids
 local function choose(list) -- from its right end; returns how many of it are to go
   local gone = 0
   while want > 0 do
@@ -48,11 +48,17 @@ local function choose(list) -- from its right end; returns how many of it are to
       if holders[i] then
         duplicates = duplicates + 1
       else
-        local size = call('HSTRLEN', KEYS[4], some[i])
-        n = n + 1
-        ids[n], sizes[n] = some[i], size
-        budget = budget - #some[i] - (size <= limit and size or 0)
-        want = want - 1
+        local id = some[i]
+        local size = call('HSTRLEN', KEYS[4], id)
+        n, want = n + 1, want - 1
+        ids[n] = id
+        budget = budget - #id
+        if size > limit then
+          large = large or {}
+          large[n] = size
+        else
+          budget = budget - size
+        end
       end
     end
     if length < math.min(wanted, 100) then return gone end
@@ -64,11 +70,14 @@ local from_handoff = choose(KEYS[1])
 local from_pending = choose(KEYS[2])
 
 local reply = { now, call('GET', KEYS[11]) or '0', next_due, 0, more }
-describe(reply, ids, sizes, keys, limit)
+describe(reply, ids, large, keys)
 local attempts, claims, token = reply[9], {}, incarnation .. ':' .. seq .. ':'
 local first = token .. '1'
 for i = 1, n do
-  claims[2 * i - 1], claims[2 * i] = ids[i], attempts and attempts[i] and token .. (attempts[i] + 1) or first
+  claims[2 * i - 1], claims[2 * i] = ids[i], first
+end
+for i = 1, attempts and n or 0 do
+  if attempts[i] then claims[2 * i] = token .. (attempts[i] + 1) end
 end
 if n > 0 then
   -- Redis keeps a small hash as a list that every look-up walks through. One long name, here for a moment, turns claims into
@@ -78,12 +87,16 @@ if n > 0 then
   local added = call('HSET', KEYS[3], unpack(claims)) - (long and 1 or 0)
   if long then call('HDEL', KEYS[3], long) end
   if added < n then -- an ID was there twice: the caller is told of it once
-    local once, its_size, seen, m = {}, {}, {}, 0
+    local once, its_large, seen, m = {}, large and {}, {}, 0
     for i = 1, n do
-      if not seen[ids[i]] then m = m + 1; once[m], its_size[m], seen[ids[i]] = ids[i], sizes[i], true end
+      if not seen[ids[i]] then
+        m = m + 1
+        once[m], seen[ids[i]] = ids[i], true
+        if large then its_large[m] = large[i] end
+      end
     end
     duplicates, reply = duplicates + n - m, { reply[1], reply[2], reply[3], 0, more }
-    describe(reply, once, its_size, keys, limit)
+    describe(reply, once, its_large, keys)
   end
 end
 reply[4] = duplicates

@@ -1,26 +1,26 @@
 -- Put in front of claim.lua and adopt.lua: what a worker is told about the executions that it holds, or is about to hold.
+-- large has the sizes of contexts above the limit by their place in ids, and is nil where none is: they are never read.
 -- Appends six values to reply: ids, contexts, sizes, attempts spent, recoveries, cancel requests. A context is a string, or
--- false when there is none or when it is above the limit: then it is never read, and sizes is a list that says so. Where
--- nobody has attempts, recoveries or a cancel request, which is nearly always, false stands for the whole list.
-local function describe(reply, ids, sizes, keys, limit)
-  local fit, above = ids, false
-  for i = 1, #ids do
-    if sizes[i] > limit then above = true end
-  end
-  if above then
+-- false when there is none or when it is large: then sizes is a list that says so. Where nobody has attempts, recoveries or a
+-- cancel request, which is nearly always, false stands for the whole list.
+local function describe(reply, ids, large, keys)
+  local fit, sizes = ids, false
+  if large then
     fit = {}
     for i = 1, #ids do
-      if sizes[i] <= limit then fit[#fit + 1] = ids[i] end
+      if not large[i] then fit[#fit + 1] = ids[i] end
     end
   end
   local contexts = #fit > 0 and redis.call('HMGET', keys.executions, unpack(fit)) or {}
-  if above then
+  if large then
+    sizes = {}
     for i = 1, #ids do
-      if sizes[i] > limit then table.insert(contexts, i, false) end
+      sizes[i] = large[i] or 0
+      if large[i] then table.insert(contexts, i, false) end
     end
   end
   local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3] = ids, contexts, above and sizes
+  reply[n + 1], reply[n + 2], reply[n + 3] = ids, contexts, sizes
   local any = #ids > 0 and redis.call('EXISTS', keys.attempts, keys.recoveries, keys.cancels) > 0
   for k, key in ipairs({ keys.attempts, keys.recoveries, keys.cancels }) do
     local values = any and redis.call('HMGET', key, unpack(ids))
