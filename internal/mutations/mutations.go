@@ -12,11 +12,11 @@ type mutation struct {
 var mutations = []mutation{
 	{
 		"token check in commit", "queue/lua/commit.lua",
-		"local held, failed = holders[k] == tokens[k],", "local held, failed = holders[k] ~= false,", "./queue TestModel",
+		"local held, failed = holders[k] == tokens[k * tokens_],", "local held, failed = holders[k] ~= false,", "./queue TestModel",
 	},
 	{
 		"a commit without any claim writes nothing", "queue/lua/commit.lua",
-		"local held, failed = holders[k] == tokens[k],", "local held, failed = true,", "./queue TestModel",
+		"local held, failed = holders[k] == tokens[k * tokens_],", "local held, failed = true,", "./queue TestModel",
 	},
 	{
 		"token check in the commit of one", "queue/lua/one.lua",
@@ -36,8 +36,8 @@ var mutations = []mutation{
 	},
 	{
 		"order of writes in commit", "queue/lua/commit.lua",
-		"local reply, written,", "call('HDEL', KEYS[2], unpack(ids))\nlocal reply, written,",
-		"./consumer TestBufferedResultsAreBoundedAndWritten",
+		"local reply, last,", "call('HDEL', KEYS[2], unpack(ids))\nlocal reply, last,",
+		"./queue TestCommitThatFailsDropsNothing",
 	},
 	{
 		"registration check in claim", "queue/lua/claim.lua",

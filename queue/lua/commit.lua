@@ -13,11 +13,16 @@
 -- Safe to repeat: the first run dropped the claims that the second would need.
 local call, pcall, find, results, a = redis.call, redis.pcall, string.find, KEYS[1], ARGV
 local n, kinds, c, v = tonumber(a[2]), a[3], 0, 3 -- c and v: the last column and the last value that were read
-local function column() -- of kind '.' it is n values, otherwise runs of one value: how many, the value
+-- Of kind '.' a column is n values, otherwise runs of one value: how many, the value. Returns its values and their step: value k
+-- is values[k * step]. Where all items have one value, it is there once, and step is 0.
+local function column()
   c = c + 1
   if string.byte(kinds, c) == 46 then
     v = v + n
-    return { unpack(a, v - n + 1, v) }
+    return { unpack(a, v - n + 1, v) }, 1
+  elseif a[v + 1] == a[2] then
+    v = v + 2
+    return { [0] = a[v] }, 0
   end
   local values, k = {}, 0
   while k < n do
@@ -25,28 +30,43 @@ local function column() -- of kind '.' it is n values, otherwise runs of one val
     for i = k + 1, last do values[i] = value end
     k, v = last, v + 2
   end
-  return values
+  return values, 1
 end
-local ids, tokens, flags, workflow, worker, attempt = column(), column(), column(), column(), column(), column()
-local claimed, started, finished, took, value, meta = column(), column(), column(), column(), column(), column()
+local ids = column()
+local tokens, tokens_ = column()
+local flags, flags_ = column()
+local workflow, workflow_ = column()
+local worker, worker_ = column()
+local attempt, attempt_ = column()
+local claimed, claimed_ = column()
+local started, started_ = column()
+local finished, finished_ = column()
+local took, took_ = column()
+local value, value_ = column()
+local meta, meta_ = column()
 local holders = call('HMGET', KEYS[2], unpack(ids))
-local reply, written, count, odd, history, failure = {}, {}, 0, nil, {}, nil
+local reply, last, lost, odd, history, failure = {}, n, false, nil, {}, nil
 for k = 1, n do
-  local id, flag, entry = ids[k], flags[k], nil
-  local held, failed = holders[k] == tokens[k], flag ~= '' and find(flag, 'f', 1, true)
+  local id, flag, entry = ids[k], flags[k * flags_], nil
+  local held, failed = holders[k] == tokens[k * tokens_], flag ~= '' and find(flag, 'f', 1, true)
   if held and not failed then
-    failure = pcall('XADD', results, '*', 'execution_id', id, 'workflow', workflow[k], 'worker', worker[k], 'attempt', attempt[k],
-      'status', 'succeeded', 'claimed_at_ms', claimed[k], 'started_at_ms', started[k], 'finished_at_ms', finished[k],
-      'duration_us', took[k], 'result', value[k], 'meta', meta[k])
+    failure = pcall('XADD', results, '*', 'execution_id', id, 'workflow', workflow[k * workflow_], 'worker', worker[k * worker_],
+      'attempt', attempt[k * attempt_], 'status', 'succeeded', 'claimed_at_ms', claimed[k * claimed_],
+      'started_at_ms', started[k * started_], 'finished_at_ms', finished[k * finished_], 'duration_us', took[k * took_],
+      'result', value[k * value_], 'meta', meta[k * meta_])
   elseif held then
-    entry = { 'execution_id', id, 'workflow', workflow[k], 'worker', worker[k], 'attempt', attempt[k],
-      'status', a[v + 1], 'claimed_at_ms', claimed[k], 'started_at_ms', started[k], 'finished_at_ms', finished[k],
-      'duration_us', took[k], 'error_type', a[v + 2], 'error', a[v + 3], 'traceback', a[v + 4], 'meta', meta[k] }
+    entry = { 'execution_id', id, 'workflow', workflow[k * workflow_], 'worker', worker[k * worker_],
+      'attempt', attempt[k * attempt_], 'status', a[v + 1], 'claimed_at_ms', claimed[k * claimed_],
+      'started_at_ms', started[k * started_], 'finished_at_ms', finished[k * finished_], 'duration_us', took[k * took_],
+      'error_type', a[v + 2], 'error', a[v + 3], 'traceback', a[v + 4], 'meta', meta[k * meta_] }
     failure = pcall('XADD', results, '*', unpack(entry))
+  else
+    reply[k], lost = holders[k] and -1 or 0, true
   end
-  if held and failure.err then break end
-  if held then count = count + 1; written[count] = id end
-  reply[k] = held and 1 or holders[k] and -1 or 0
+  if held and failure.err then
+    last = k - 1
+    break
+  end
   if flag ~= '' then
     if failed then v = v + 4 end
     if held and find(flag, 'h', 1, true) then history[#history + 1] = id end
@@ -62,6 +82,14 @@ for k = 1, n do
     end
   end
 end
+local written = ids -- those before last whose claim was there
+if lost or last < n then
+  written = {}
+  for k = 1, last do
+    if not reply[k] then reply[k], written[#written + 1] = 1, ids[k] end
+  end
+end
+local count = #written
 if count > 0 then
   call('HDEL', KEYS[2], unpack(written))
   pcall('HDEL', KEYS[3], unpack(written))
