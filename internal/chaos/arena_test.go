@@ -444,7 +444,7 @@ func (a *arena) leftovers(ctx context.Context) {
 // one more comes and goes.
 func (a *arena) buried() bool {
 	cmd := exec.Command(binary, "worker")
-	cmd.Env = []string{"BOBBIN_REDIS_URL=" + a.server.URL(), "BOBBIN_LEASE=" + lease.String()}
+	cmd.Env = []string{"BOBBIN_REDIS_URL=" + a.server.URL(), "BOBBIN_LEASE=" + lease.String(), "BOBBIN_NICE=0"}
 	cmd.Stderr = a.log
 	if err := cmd.Start(); err != nil {
 		return false

@@ -11,8 +11,8 @@ import (
 // that. To be less nice again takes a privilege, so that this is for the life of the process.
 func Raise(nice int) error {
 	// To Linux each thread has a niceness of its own, which it hands to those that it starts: again, until none is left that
-	// another one started meanwhile.
-	for raised := true; raised; {
+	// another one started meanwhile; but not for ever where a sandbox only says that it obeys.
+	for raised, pass := true, 0; raised && pass < 100; pass++ {
 		threads, err := os.ReadDir("/proc/self/task")
 		if err != nil {
 			return fmt.Errorf("nice: %w", err)
