@@ -126,7 +126,7 @@ func (f *fetcher) ask(ctx context.Context, c queue.Claim) (*queue.ClaimReply, er
 	case f.uncertain:
 		return f.w.queue.Reconcile(ctx, c, f.w.ledger.known())
 	case f.idle:
-		limit := queue.MaxBlock
+		limit := f.w.coalesced(queue.MaxBlock)
 		if f.due >= 0 {
 			limit = min(limit, f.due+time.Millisecond)
 		}

@@ -33,13 +33,14 @@ type heart struct {
 // that break, even several in a row, cost no lease.
 func (h *heart) Run(ctx context.Context) error {
 	for failures := 0; ctx.Err() == nil; {
-		pause := h.w.opts.Lease / 3
+		var pause time.Duration
 		if err := h.beat(ctx); err != nil && ctx.Err() == nil {
 			h.w.health.failed("heartbeat", err)
-			pause = min(pause, time.Second, backoffPause(failures))
+			pause = min(h.w.opts.Lease/3, time.Second, backoffPause(failures))
 			failures++
 		} else {
 			h.w.health.recovered("heartbeat")
+			pause = h.w.coalesced(h.w.opts.Lease / 3)
 			failures = 0
 		}
 		timer := time.NewTimer(pause)

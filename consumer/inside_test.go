@@ -81,6 +81,25 @@ func TestAClockThatWasSetIsNoticed(t *testing.T) {
 	require.True(t, h.stepped(later(12*time.Second, 3*time.Second)))
 }
 
+// What idle workers send comes together by Redis's clock, whatever theirs show, and never later than without that.
+func TestPausesOfAFleetEndTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(t)
+		for _, redisMS := range []int64{1_795_000_000_000, 1_795_000_000_001, 1_795_000_000_099, 77} {
+			w.clock.Store(&moment{redisMS, time.Now().Add(-3 * time.Second)})
+			for _, pause := range []time.Duration{500 * time.Millisecond, 2 * time.Second, 10 * time.Second / 3} {
+				got := w.coalesced(pause)
+				require.LessOrEqual(t, got, pause)
+				require.Greater(t, got, pause-slot)
+				ends := time.Duration(redisMS)*time.Millisecond + 3*time.Second + got
+				require.Less(t, ends%slot, time.Millisecond, "%d, %s", redisMS, pause)
+			}
+			require.Equal(t, 100*time.Millisecond, w.coalesced(100*time.Millisecond), "a slot would be most of it")
+		}
+	})
+}
+
 // quick is a job that takes no time.
 type quick struct{}
 

@@ -56,6 +56,20 @@ func (w *Worker) redisNow() int64 {
 	return time.Now().UnixMilli()
 }
 
+// slot is how far what nobody waits for is brought forward to happen together: as often as Redis looks after its clients by default.
+const slot = 100 * time.Millisecond
+
+// coalesced shortens a pause, by less than a slot, so that it ends where Redis's clock is at a multiple of one. What the idle workers of
+// a fleet send then comes at once, and Redis wakes up and warms its caches for all of it instead of for each: a fifth less of its time
+// (bobbin bench fleet). Pauses that a slot would make much shorter stay as they are.
+func (w *Worker) coalesced(pause time.Duration) time.Duration {
+	if pause < 5*slot {
+		return pause
+	}
+	over := (w.redisNow() + pause.Milliseconds()) % slot.Milliseconds()
+	return pause - time.Duration(over)*time.Millisecond
+}
+
 // Worker is one worker. Make it with [New] and call [Worker.Run] once. The other methods may be called from any goroutine.
 type Worker struct {
 	opts      Options

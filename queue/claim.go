@@ -62,15 +62,14 @@ func (q *Queue) claimCall(c Claim, waited int) (keys []string, args []any) {
 }
 
 func (c Claim) reply(raw any) (*ClaimReply, error) {
-	values, ok := raw.([]any)
-	switch {
-	case ok && len(values) == 0:
+	switch short := raw.(type) { // from lone.lua
+	case int64:
 		return &ClaimReply{ModulesVersion: "0", NextDueMS: -1}, nil
-	case len(values) == loneValues:
-		x := Claimed{ID: text(values[3]), Token: c.token(1), ClaimedMS: number(values[0])*1000 + number(values[1])/1000}
-		x.found(values[4])
-		return &ClaimReply{NowMS: x.ClaimedMS, ModulesVersion: text(values[2]), NextDueMS: -1, Claimed: []Claimed{x}}, nil
-	case len(values) != 5+describedValues:
+	case string:
+		return c.lone(short)
+	}
+	values, _ := raw.([]any)
+	if len(values) != 5+describedValues {
 		return nil, fmt.Errorf("claim: unexpected reply %T of %d values", raw, len(values))
 	}
 	reply := &ClaimReply{
@@ -88,15 +87,33 @@ func (c Claim) reply(raw any) (*ClaimReply, error) {
 	return reply, nil
 }
 
+// lone decodes what lone.lua returns with a claim.
+func (c Claim) lone(reply string) (*ClaimReply, error) {
+	var head [4]int64 // seconds, microseconds, the lengths of version and ID
+	rest := reply
+	for i := range head {
+		value, after, found := strings.Cut(rest, " ")
+		if !found {
+			return nil, fmt.Errorf("claim: unexpected reply of %d bytes", len(reply))
+		}
+		head[i], rest = number(value), after
+	}
+	version, id := head[2], head[2]+head[3]
+	if version < 0 || id < version || id > int64(len(rest)) {
+		return nil, fmt.Errorf("claim: unexpected reply of %d bytes", len(reply))
+	}
+	x := Claimed{ID: strings.Clone(rest[version:id]), Token: c.token(1), ClaimedMS: head[0]*1000 + head[1]/1000}
+	x.found(rest[id:])
+	return &ClaimReply{NowMS: x.ClaimedMS, ModulesVersion: strings.Clone(rest[:version]), NextDueMS: -1, Claimed: []Claimed{x}}, nil
+}
+
 // token is what claims of the call hold, for an attempt.
 func (c Claim) token(attempt int) string {
 	return c.Incarnation + ":" + strconv.FormatInt(c.Seq, 10) + ":" + strconv.Itoa(attempt)
 }
 
-const (
-	describedValues = 6 // how many values describe.lua appends
-	loneValues      = 5 // how many lone.lua returns with a claim
-)
+// describedValues is how many values describe.lua appends.
+const describedValues = 6
 
 // described decodes what describe.lua appended: lists side by side. What is of another shape is as if it were absent.
 func described(values []any, now int64) []Claimed {

@@ -1,22 +1,25 @@
 -- Put in front of claim.lua: the claim of a worker that waited, which nearly always finds nothing, or the one ID that its pop has
 -- just moved to hand-off. An idle queue asks Redis for as little as can be: after a rest every further kind of command costs it
 -- several microseconds, and nobody has begun before the claim is answered.
--- Returns what is claimed, flat: TIME's two values, modules:version, ID, context; an empty list where nothing is there; or nil where
--- there is more to look at: then nothing was written. Safe prefixes: as in claim.lua.
+-- Returns 0 where nothing is there; what is claimed, in one string, since a list costs Redis memory and a second piece to send: TIME's
+-- two values, the lengths of modules:version and of the ID, a space after each, then version, ID and context; or nil where there is
+-- more to look at: then nothing was written. Safe prefixes: as in claim.lua.
 local function lone()
   local call, incarnation = redis.call, ARGV[1]
   -- Is it alone, and does nobody have a past (attempts, recoveries), a future (scheduled) or a request to cancel?
   local there = call('EXISTS', KEYS[1], KEYS[2], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
   local ids = there == 1 and call('LRANGE', KEYS[1], -2, -1)
   if there == 0 or (not ids or #ids == 0) and call('EXISTS', KEYS[1], KEYS[2], KEYS[8]) == 0 then
-    return {}
+    return 0
   end
   if not ids or #ids ~= 1 then return nil end
   local score, fence = call('ZSCORE', KEYS[9], incarnation), call('HGET', KEYS[10], 'claim_fence')
   if not score or string.byte(score) <= 48 or fence then return nil end -- 48: what is above 0 begins with another digit
   if call('HSTRLEN', KEYS[4], ids[1]) > tonumber(ARGV[4]) then return nil end
-  local context, version, time = call('HGET', KEYS[4], ids[1]), call('GET', KEYS[11]) or '0', call('TIME')
+  local context, version = call('HGET', KEYS[4], ids[1]), call('GET', KEYS[11]) or '0'
+  if not context then return nil end
+  local time = call('TIME')
   if call('HSETNX', KEYS[3], ids[1], incarnation .. ':' .. ARGV[2] .. ':1') == 0 then return nil end
   call('DEL', KEYS[1]) -- it was alone
-  return { time[1], time[2], version, ids[1], context }
+  return time[1] .. ' ' .. time[2] .. ' ' .. #version .. ' ' .. #ids[1] .. ' ' .. version .. ids[1] .. context
 end
