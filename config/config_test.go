@@ -151,7 +151,8 @@ func TestRedisIsLocal(t *testing.T) {
 	t.Parallel()
 	for url, local := range map[string]bool{
 		"redis://127.0.0.1:6379/0": true, "rediss://u:p@[::1]:1/2": true, "redis://localhost": true, "redis://": true,
-		"unix:///run/redis.sock": true, "redis://127.9.9.9": true,
+		"unix:///run/redis.sock": true, "redis://127.9.9.9": true, "redis://0.0.0.0": true, "redis://[::]:1": true,
+		"redis://LocalHost.:1": true, "redis://[::ffff:127.0.0.1]": true, "redis://[::1%25lo]": true,
 		"redis://redis:6379/0": false, "redis://10.0.0.1:6379": false, "redis://[fe80::1]:6379": false, "redis://localhost.example": false,
 		"http://127.0.0.1": false, "": false,
 	} {

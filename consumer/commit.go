@@ -15,7 +15,7 @@ import (
 const (
 	// committers write batches side by side: while Redis works on one, the next is being encoded.
 	committers    = 2
-	maxBatchItems = 512 // takes Redis about 2 ms, as a claim of a thousand does
+	maxBatchItems = queue.MaxBatch
 	maxBatchBytes = 4 << 20
 	// A worker stops claiming while this much waits to be written, so that a Redis that is away costs bounded memory.
 	maxBufferItems = 4096

@@ -15,9 +15,9 @@ type endedCache struct {
 	newer, before map[uint64]struct{}
 }
 
-// generation is how many IDs the newer generation holds before it becomes the older one: all that ended holds at the most, which
-// is 2,000 batches of 256.
-const generation = 512_000
+// generation is how many IDs the newer generation holds before it becomes the older one: all that ended holds at the most. That is 2,000
+// commits, and up to a hundred more, since Redis trims by whole nodes.
+const generation = 2_100 * MaxBatch
 
 var endedSeed = maphash.MakeSeed()
 

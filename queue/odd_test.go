@@ -40,6 +40,42 @@ func TestEndedLately(t *testing.T) {
 	})
 }
 
+// Whatever ended still holds is known, also when it is all that 2,000 full commits write.
+func TestEndedLatelyOnABusyQueue(t *testing.T) {
+	suite(t, func(s *store) {
+		const commits = 2_000
+		id := func(commit, item int) string { return fmt.Sprintf("%d-%d", commit, item) }
+		commit := func(p redis.Pipeliner, n int) {
+			all := make([]string, queue.MaxBatch)
+			for i := range all {
+				all[i] = id(n, i)
+			}
+			p.XAdd(s.ctx, &redis.XAddArgs{Stream: s.Keys.Ended, MaxLen: commits, Approx: true, Values: []string{"ids", strings.Join(all, " ")}})
+		}
+		add := func(first, n int) {
+			_, err := s.raw.Pipelined(s.ctx, func(p redis.Pipeliner) error {
+				for i := range n {
+					commit(p, first+i)
+				}
+				return nil
+			})
+			require.NoError(s.t, err)
+		}
+		known := func(want bool, ids ...string) {
+			found, err := s.EndedLately(s.ctx, ids)
+			require.NoError(s.t, err)
+			for _, id := range ids {
+				require.Equal(s.t, want, found[id], id)
+			}
+		}
+		add(0, commits)
+		known(true, id(0, 0), id(commits/2, 7), id(commits-1, queue.MaxBatch-1))
+		add(commits, 100)
+		known(true, id(100, 0), id(commits/2, 7), id(commits+99, queue.MaxBatch-1))
+		known(false, "0-512", id(commits+100, 0))
+	})
+}
+
 // What is no count, under attempts or recoveries, counts as none, and stops nobody: not the claim, not a retry, not the recovery of
 // what was claimed beside it.
 func TestCountsThatAreNone(t *testing.T) {

@@ -92,10 +92,11 @@ func (l *Lab) awaitResults(ctx context.Context, n int64) error {
 	}
 }
 
-// nextLook is a quarter of what the rest will take at the rate so far: looking takes processor time from those who are measured.
+// nextLook is a quarter of what the rest will take at the rate so far, or of what was waited so far if that is less: looking takes
+// processor time from those who are measured, and what is seen late counts as slow.
 func nextLook(elapsed time.Duration, done, left int64) time.Duration {
 	rest := float64(elapsed) * float64(left) / float64(max(done, 1))
-	return time.Duration(min(max(rest/4, float64(2*time.Millisecond)), float64(50*time.Millisecond)))
+	return time.Duration(max(min(rest/4, float64(elapsed)/4, float64(50*time.Millisecond)), float64(time.Millisecond)))
 }
 
 // checkResults is an error when an execution of the load did not succeed: what fails is done sooner, and its rate is of nothing.

@@ -49,7 +49,7 @@ var mutations = []mutation{
 	},
 	{
 		"a heartbeat that failed is sent again at once", "consumer/heartbeat.go",
-		"pause = min(pause, time.Second, backoffPause(failures))", "pause, _ = min(pause, time.Second), backoffPause(failures)",
+		"pause = min(h.w.opts.Lease/3, time.Second, backoffPause(failures))", "pause, _ = min(h.w.opts.Lease/3, time.Second), backoffPause(failures)",
 		"./consumer TestHeartbeatsWhoseRepliesAreLostCostNoLease",
 	},
 	{
@@ -285,6 +285,11 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"what ended is remembered", "queue/lua/commit.lua",
 		"if #written > 0 then pcall('XADD', KEYS[8]", "if false then pcall('XADD', KEYS[8]",
 		"./queue TestEndedLately",
+	},
+	{
+		"all that ended still holds is remembered", "queue/ended.go",
+		"const generation = 2_100 * MaxBatch", "const generation = 1_000 * MaxBatch",
+		"./queue TestEndedLatelyOnABusyQueue",
 	},
 	{
 		"an ID that may have ended is asked after again", "consumer/fetch.go",

@@ -79,3 +79,19 @@ func TestEveryThreadAndWhatIsStartedIsAsNice(t *testing.T) {
 	require.NoError(t, err, "%s", said)
 	require.Equal(t, strings.Repeat("7 ", 8+16)+"7", string(said))
 }
+
+// Where /proc is that of another namespace, its numbers are of strangers' threads: those are left alone, and that is said.
+func TestStrangersAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	unshare := func(args ...string) *exec.Cmd {
+		return exec.Command("unshare", append([]string{"--pid", "--fork"}, args...)...)
+	}
+	if err := unshare("true").Run(); err != nil {
+		t.Skip("no privilege to make a PID namespace: ", err)
+	}
+	child := unshare(os.Args[0])
+	child.Env = append(os.Environ(), asChild+"=1")
+	said, err := child.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(said), "/proc does not tell of this process")
+}
