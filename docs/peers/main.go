@@ -1,5 +1,6 @@
 // Command peers drains the same load through asynq and through Bobbin, on the same Redis, and prints both rates: executions
-// that do nothing, results kept, concurrency 16. It is a module of its own, so that Bobbin does not depend on its peers.
+// that do nothing, results kept, concurrency 16. It does so several times, in turn, and reports medians. It is a module of its own, so
+// that Bobbin does not depend on its peers.
 //
 //	redis-server --port 7777 --save "" &
 //	go build -o /tmp/bobbin ./cmd/bobbin
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -26,26 +28,38 @@ func main() {
 	bobbin := flag.String("bobbin", "bobbin", "the bobbin binary")
 	tasks := flag.Int("tasks", 50_000, "how many executions")
 	concurrency := flag.Int("concurrency", 16, "how many at the same time")
+	rounds := flag.Int("rounds", 3, "how often to repeat; medians are reported")
 	flag.Parse()
-	if err := run(*redis, *bobbin, *tasks, *concurrency); err != nil {
+	if err := run(*redis, *bobbin, *tasks, *concurrency, max(*rounds, 1)); err != nil {
 		fmt.Fprintln(os.Stderr, "peers:", err)
 		os.Exit(1)
 	}
 }
 
-func run(redis, bobbin string, tasks, concurrency int) error {
-	theirs, err := drainAsynq(asynq.RedisClientOpt{Addr: redis, DB: 15, PoolSize: 2 * concurrency}, tasks, concurrency)
-	if err != nil {
-		return fmt.Errorf("asynq: %w", err)
+func run(redis, bobbin string, tasks, concurrency, rounds int) error {
+	var asynqs, bobbins, ratios []float64
+	for round := range rounds {
+		theirs, err := drainAsynq(asynq.RedisClientOpt{Addr: redis, DB: 15, PoolSize: 2 * concurrency}, tasks, concurrency)
+		if err != nil {
+			return fmt.Errorf("asynq: %w", err)
+		}
+		ours, err := drainBobbin(bobbin, 4*tasks, concurrency)
+		if err != nil {
+			return fmt.Errorf("bobbin: %w", err)
+		}
+		asynqs, bobbins, ratios = append(asynqs, theirs), append(bobbins, ours), append(ratios, ours/theirs)
+		fmt.Fprintf(os.Stderr, "round %d/%d: asynq %.0f/s, bobbin %.0f/s, ratio %.1f\n", round+1, rounds, theirs, ours, ours/theirs)
 	}
-	fmt.Printf("asynq    %8.0f a second, results kept for an hour\n", theirs)
-	ours, err := drainBobbin(bobbin, 4*tasks, concurrency)
-	if err != nil {
-		return fmt.Errorf("bobbin: %w", err)
-	}
-	fmt.Printf("bobbin   %8.0f a second\n", ours)
-	fmt.Printf("ratio    %8.1f\n", ours/theirs)
+	fmt.Printf("asynq    %8.0f a second, results kept for an hour\n", median(asynqs))
+	fmt.Printf("bobbin   %8.0f a second\n", median(bobbins))
+	fmt.Printf("ratio    %8.1f\n", median(ratios))
 	return nil
+}
+
+// median of an odd number of values is the middle one, of an even number the greater of the two in the middle.
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
 }
 
 // drainAsynq enqueues first, then measures from the start of the server until the last task was handled.
