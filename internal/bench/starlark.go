@@ -43,15 +43,20 @@ func (l *Lab) Starlark(ctx context.Context, n, concurrency int) (*Report, error)
 		if err := l.push(ctx, map[string]string{workflowPath: workflow}); err != nil {
 			return nil, err
 		}
+		before, err := interpreterAlone(ctx, max(n/2, 1))
+		if err != nil {
+			return nil, err
+		}
 		settings := []string{fmt.Sprintf("BOBBIN_CONCURRENCY=%d", concurrency)}
 		worker, err := l.drainStarted(ctx, n, func(int) string { return context }, settings, 1)
 		if err != nil {
 			return nil, err
 		}
-		alone, err := interpreterAlone(ctx, n)
+		after, err := interpreterAlone(ctx, max(n/2, 1))
 		if err != nil {
 			return nil, err
 		}
+		alone := (before + after) / 2 // the machine may have become faster or slower meanwhile
 		all.add("worker", worker.rate())
 		all.add("alone", alone)
 		all.add("of", worker.rate()/alone)
