@@ -3,6 +3,7 @@ package execution
 import (
 	"errors"
 	"fmt"
+	"unicode"
 )
 
 // MaxIDBytes is the longest execution ID there may be.
@@ -22,11 +23,19 @@ func ParseID(raw string) (ID, error) {
 	}
 	for i := range len(raw) {
 		if c := raw[i]; c <= ' ' || c > '~' || c == '{' || c == '}' {
-			return "", fmt.Errorf("%w %q: byte %d is %q, expected printable ASCII without spaces, '{' or '}'",
-				ErrInvalidID, clip(raw, 40), i, c)
+			return "", fmt.Errorf("%w %q: byte %d is %s, expected printable ASCII without spaces, '{' or '}'",
+				ErrInvalidID, clip(raw, 40), i, byteName(c))
 		}
 	}
 	return ID(raw), nil
+}
+
+// byteName is how people know a byte: its character, or its number where it is only a piece of one.
+func byteName(c byte) string {
+	if c > unicode.MaxASCII {
+		return fmt.Sprintf("%#x", c)
+	}
+	return fmt.Sprintf("%q", c)
 }
 
 func clip(s string, n int) string {

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -62,14 +63,17 @@ func (q *Queue) claimCall(c Claim, waited int) (keys []string, args []any) {
 }
 
 func (c Claim) reply(raw any) (*ClaimReply, error) {
-	switch short := raw.(type) { // from lone.lua
-	case int64:
-		return &ClaimReply{ModulesVersion: "0", NextDueMS: -1}, nil
-	case string:
-		return c.lone(short)
-	}
 	values, _ := raw.([]any)
-	if len(values) != 5+describedValues {
+	if joined, ok := raw.(string); ok {
+		values = loneJoined(joined)
+	}
+	_, nothing := raw.(int64)
+	switch {
+	case nothing:
+		return &ClaimReply{ModulesVersion: "0", NextDueMS: -1}, nil
+	case len(values) == loneValues:
+		return c.lone(values)
+	case len(values) != 5+describedValues:
 		return nil, fmt.Errorf("claim: unexpected reply %T of %d values", raw, len(values))
 	}
 	reply := &ClaimReply{
@@ -87,24 +91,34 @@ func (c Claim) reply(raw any) (*ClaimReply, error) {
 	return reply, nil
 }
 
-// lone decodes what lone.lua returns with a claim.
-func (c Claim) lone(reply string) (*ClaimReply, error) {
-	var head [4]int64 // seconds, microseconds, the lengths of version and ID
-	rest := reply
-	for i := range head {
-		value, after, found := strings.Cut(rest, " ")
-		if !found {
-			return nil, fmt.Errorf("claim: unexpected reply of %d bytes", len(reply))
-		}
-		head[i], rest = number(value), after
+// loneValues is how many values lone.lua returns with a claim.
+const loneValues = 5
+
+// lone decodes them. ID and version are copied where they are part of a longer string, which would be kept for them otherwise.
+func (c Claim) lone(values []any) (*ClaimReply, error) {
+	seconds, err := strconv.ParseInt(text(values[0]), 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("claim: unexpected reply: seconds: %w", err)
 	}
-	version, id := head[2], head[2]+head[3]
-	if version < 0 || id < version || id > int64(len(rest)) {
-		return nil, fmt.Errorf("claim: unexpected reply of %d bytes", len(reply))
+	x := Claimed{ID: strings.Clone(text(values[3])), Token: c.token(1), ClaimedMS: seconds*1000 + number(values[1])/1000}
+	x.found(values[4])
+	version := strings.Clone(text(values[2]))
+	return &ClaimReply{NowMS: x.ClaimedMS, ModulesVersion: version, NextDueMS: -1, Claimed: []Claimed{x}}, nil
+}
+
+// loneJoined takes apart what lone.lua joined. What is of another shape is no values: the claim is found by [Queue.Reconcile].
+func loneJoined(reply string) []any {
+	head := strings.SplitN(reply, " ", 5)
+	if len(head) < 5 {
+		return nil
 	}
-	x := Claimed{ID: strings.Clone(rest[version:id]), Token: c.token(1), ClaimedMS: head[0]*1000 + head[1]/1000}
-	x.found(rest[id:])
-	return &ClaimReply{NowMS: x.ClaimedMS, ModulesVersion: strings.Clone(rest[:version]), NextDueMS: -1, Claimed: []Claimed{x}}, nil
+	version, errVersion := strconv.Atoi(head[2])
+	id, errID := strconv.Atoi(head[3])
+	rest := head[4]
+	if errors.Join(errVersion, errID) != nil || version < 0 || id < 0 || version > len(rest) || id > len(rest)-version {
+		return nil
+	}
+	return []any{head[0], head[1], rest[:version], rest[version : version+id], rest[version+id:]}
 }
 
 // token is what claims of the call hold, for an attempt.

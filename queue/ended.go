@@ -7,38 +7,53 @@ import (
 	"sync"
 )
 
-// endedCache is what this process has read of ended: hashes of the IDs, in two generations, so that what is remembered stays
-// bounded. It is empty until somebody asks, which takes an ID without a context.
+// endedCache is what this process has read of ended: hashes of the IDs, entry by entry, of as many entries as the stream has: 8 bytes
+// for each. It is empty until somebody asks, which takes an ID without a context.
 type endedCache struct {
-	mu            sync.Mutex
-	last          string // the last entry that was read
-	newer, before map[uint64]struct{}
+	mu      sync.Mutex
+	last    string     // the last entry that was read
+	entries [][]uint64 // a ring
+	oldest  int
 }
 
-// generation is how many IDs the newer generation holds before it becomes the older one: all that ended holds at the most. That is 2,000
-// commits, and up to a hundred more, since Redis trims by whole nodes.
-const generation = 2_100 * MaxBatch
+// maxEnded is how many entries are remembered: the 2,000 that ended keeps, and up to a hundred more, since Redis trims by whole nodes.
+const maxEnded = 2_100
 
 var endedSeed = maphash.MakeSeed()
 
 // EndedLately returns which of the IDs are among the executions that ended lately: the last 2,000 commits of the queue, each of one
 // execution or of hundreds. An ID without a context that is among them was pushed twice. Cost: the first call in a process reads
-// all of them, every further one what ended since.
+// all of them, every further one what ended since; each looks through what was read, up to a million hashes, in a few milliseconds.
 func (q *Queue) EndedLately(ctx context.Context, ids []string) (map[string]bool, error) {
 	c := &q.ended
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := c.readOn(ctx, q)
-	found := map[string]bool{}
+	asked := make(map[uint64]string, len(ids))
 	for _, id := range ids {
-		hash := maphash.String(endedSeed, id)
-		_, newer := c.newer[hash]
-		_, before := c.before[hash]
-		if newer || before {
-			found[id] = true
+		asked[maphash.String(endedSeed, id)] = id
+	}
+	found := map[string]bool{}
+	c.lookFor(asked, found)
+	return found, err
+}
+
+// lookFor notes which of the hashes that are asked for are there.
+func (c *endedCache) lookFor(asked map[uint64]string, found map[string]bool) {
+	var maybe [1 << 10]uint64 // a bit for each hash, which spares nearly all the others a look into the map
+	for hash := range asked {
+		maybe[hash>>6%uint64(len(maybe))] |= 1 << (hash % 64)
+	}
+	for _, entry := range c.entries {
+		for _, hash := range entry {
+			if maybe[hash>>6%uint64(len(maybe))]&(1<<(hash%64)) == 0 {
+				continue
+			}
+			if id, ok := asked[hash]; ok {
+				found[id] = true
+			}
 		}
 	}
-	return found, err
 }
 
 // readOn reads what was written to ended since the last time. The mutex is held.
@@ -54,9 +69,7 @@ func (c *endedCache) readOn(ctx context.Context, q *Queue) error {
 			return wrap("ended", err)
 		}
 		for _, m := range messages {
-			for id := range strings.SplitSeq(text(m.Values["ids"]), " ") {
-				c.add(id)
-			}
+			c.add(text(m.Values["ids"]))
 			c.last = m.ID
 		}
 		if len(messages) < page {
@@ -65,9 +78,16 @@ func (c *endedCache) readOn(ctx context.Context, q *Queue) error {
 	}
 }
 
-func (c *endedCache) add(id string) {
-	if c.newer == nil || len(c.newer) >= generation {
-		c.newer, c.before = map[uint64]struct{}{}, c.newer
+// add remembers an entry, in place of the oldest when there are enough.
+func (c *endedCache) add(ids string) {
+	entry := make([]uint64, 0, strings.Count(ids, " ")+1)
+	for id := range strings.SplitSeq(ids, " ") {
+		entry = append(entry, maphash.String(endedSeed, id))
 	}
-	c.newer[maphash.String(endedSeed, id)] = struct{}{}
+	if len(c.entries) < maxEnded {
+		c.entries = append(c.entries, entry)
+		return
+	}
+	c.entries[c.oldest] = entry
+	c.oldest = (c.oldest + 1) % maxEnded
 }

@@ -22,8 +22,10 @@ var lone = map[string]func(s *store){
 	},
 	"held already": func(s *store) { s.raw.HSet(s.ctx, s.Keys.Claims, "a", "w-2-b:1:1") },
 	"no context":   func(s *store) { s.raw.HDel(s.ctx, s.Keys.Executions, "a") },
-	"at the limit": func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x", 1000)) },
-	"above it":     func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x", 1001)) },
+	"at the limit": func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x", 2000)) },
+	"above it":     func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x", 2001)) },
+	"joined":       func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x y", 341)) },
+	"not joined":   func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x y", 342)) },
 	"empty":        func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", "") },
 	"modules":      func(s *store) { s.raw.Set(s.ctx, s.Keys.ModulesVersion, "7", 0) },
 	"attempts": func(s *store) {
@@ -67,7 +69,7 @@ func observe(s *store, found func(*store), waiting bool) seen {
 	s.submit("a")
 	s.raw.LMove(s.ctx, s.Keys.Pending, s.Keys.Handoff, "RIGHT", "LEFT")
 	found(s)
-	claim := queue.Claim{Incarnation: "w-1-a", Seq: 5, Want: 4, MaxContextBytes: 1000}
+	claim := queue.Claim{Incarnation: "w-1-a", Seq: 5, Want: 4, MaxContextBytes: 2000}
 	var reply *queue.ClaimReply
 	var err error
 	if waiting {

@@ -33,7 +33,7 @@ type benchOptions struct {
 // measurement is one subcommand of bench.
 type measurement struct {
 	name, short             string
-	executions, concurrency int // defaults
+	executions, concurrency int // defaults; 0: it has no such flag
 	do                      func(context.Context, *bench.Lab, *benchOptions) (*bench.Report, error)
 }
 
@@ -44,28 +44,28 @@ var measurements = []measurement{
 	{"starlark", "a backlog of ten-line Starlark workflows, beside the interpreter alone", 100_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Starlark(ctx, o.executions, o.concurrency)
 	}},
-	{"idle", "from LPUSH to handler start and to the result, one at a time", 2000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+	{"idle", "from LPUSH to handler start and to the result, one at a time", 2000, 0, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Idle(ctx, o.executions)
 	}},
 	{"inflight", "memory and throughput with thousands of executions that wait", 200_000, 9984, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.InFlight(ctx, o.concurrency, o.executions)
 	}},
-	{"quiet", "a worker with nothing to do", 1, 4, func(ctx context.Context, l *bench.Lab, _ *benchOptions) (*bench.Report, error) {
+	{"quiet", "a worker with nothing to do", 0, 0, func(ctx context.Context, l *bench.Lab, _ *benchOptions) (*bench.Report, error) {
 		return l.Quiet(ctx, 20*time.Second)
 	}},
 	{"fairness", "executions of 50 ms on two workers", 2000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Fairness(ctx, o.executions, o.concurrency)
 	}},
-	{"scale", "Redis CPU per execution as backlog, workers and stream grow", 1_000_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+	{"scale", "Redis CPU per execution as backlog, workers and stream grow", 1_000_000, 0, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Scale(ctx, o.executions, 5*o.executions)
 	}},
-	{"fleet", "a thousand workers with nothing to do", 1, 1000, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+	{"fleet", "a thousand workers with nothing to do", 0, 1000, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Fleet(ctx, o.concurrency, 20*time.Second)
 	}},
 	{"python", "Python: resident, forked, and a process for each execution", 20_000, 4, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Python(ctx, o.executions, o.concurrency)
 	}},
-	{"smoke", "commands and allocations per execution, which do not vary", 20_000, 16, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+	{"smoke", "commands and allocations per execution, which do not vary", 20_000, 0, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Smoke(ctx, o.executions)
 	}},
 }
@@ -86,7 +86,7 @@ func (a *app) benchCommand() *cobra.Command {
 }
 
 func (a *app) benchOne(m measurement) *cobra.Command {
-	o := &benchOptions{}
+	o := &benchOptions{executions: 1, concurrency: 1}
 	cmd := &cobra.Command{
 		Use: m.name, Short: m.short, Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -94,8 +94,16 @@ func (a *app) benchOne(m measurement) *cobra.Command {
 		},
 	}
 	o.flags(cmd)
-	cmd.Flags().IntVar(&o.executions, "executions", m.executions, "how many executions")
-	cmd.Flags().IntVar(&o.concurrency, "concurrency", m.concurrency, "how many at the same time; fleet: how many workers")
+	if m.executions > 0 {
+		cmd.Flags().IntVar(&o.executions, "executions", m.executions, "how many executions")
+	}
+	if m.concurrency > 0 {
+		what := "how many at the same time"
+		if m.name == "fleet" {
+			what = "how many workers"
+		}
+		cmd.Flags().IntVar(&o.concurrency, "concurrency", m.concurrency, what)
+	}
 	return cmd
 }
 

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -30,7 +31,11 @@ func main() {
 	concurrency := flag.Int("concurrency", 16, "how many at the same time")
 	rounds := flag.Int("rounds", 3, "how often to repeat; medians are reported")
 	flag.Parse()
-	if err := run(*redis, *bobbin, *tasks, *concurrency, max(*rounds, 1)); err != nil {
+	if *tasks < 1 || *concurrency < 1 || *rounds < 1 {
+		fmt.Fprintf(os.Stderr, "peers: -tasks %d -concurrency %d -rounds %d: expected at least 1 of each\n", *tasks, *concurrency, *rounds)
+		os.Exit(2)
+	}
+	if err := run(*redis, *bobbin, *tasks, *concurrency, *rounds); err != nil {
 		fmt.Fprintln(os.Stderr, "peers:", err)
 		os.Exit(1)
 	}
@@ -56,10 +61,9 @@ func run(redis, bobbin string, tasks, concurrency, rounds int) error {
 	return nil
 }
 
-// median of an odd number of values is the middle one, of an even number the greater of the two in the middle.
 func median(values []float64) float64 {
 	slices.Sort(values)
-	return values[len(values)/2]
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 }
 
 // drainAsynq enqueues first, then measures from the start of the server until the last task was handled.
@@ -102,9 +106,13 @@ var workerLine = regexp.MustCompile(`"what": "worker",\s*"value": ([0-9.]+)`)
 
 // drainBobbin asks bobbin to measure itself. It starts a redis-server of its own, with the same settings.
 func drainBobbin(binary string, tasks, concurrency int) (float64, error) {
-	out, err := exec.Command(binary, "bench", "drain", "--json", "--runs", "1",
-		"--executions", strconv.Itoa(tasks), "--concurrency", strconv.Itoa(concurrency)).Output()
+	bench := exec.Command(binary, "bench", "drain", "--json", "--runs", "1",
+		"--executions", strconv.Itoa(tasks), "--concurrency", strconv.Itoa(concurrency))
+	var said bytes.Buffer
+	bench.Stderr = &said
+	out, err := bench.Output()
 	if err != nil {
+		_, _ = said.WriteTo(os.Stderr)
 		return 0, err
 	}
 	found := workerLine.FindSubmatch(out)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -153,21 +154,21 @@ func (l *Lab) drainRoundTrips(ctx context.Context, n int) (s spent, err error) {
 	}
 	return l.measure(ctx, n, func() error {
 		var loops sync.WaitGroup
+		var left atomic.Int64
+		left.Store(int64(n))
 		failed := make([]error, 16)
 		for i := range failed {
-			loops.Go(func() { failed[i] = l.roundTrips(ctx, list, stream) })
+			loops.Go(func() { failed[i] = l.roundTrips(ctx, list, stream, &left) })
 		}
 		loops.Wait()
 		return errors.Join(failed...)
 	})
 }
 
-func (l *Lab) roundTrips(ctx context.Context, list, stream string) error {
-	for {
+// roundTrips pops only while something is left: a pop that waits in vain at the end would count as slow.
+func (l *Lab) roundTrips(ctx context.Context, list, stream string, left *atomic.Int64) error {
+	for left.Add(-1) >= 0 {
 		popped, err := l.Redis.Client.BRPop(ctx, time.Second, list).Result()
-		if errors.Is(err, redis.Nil) {
-			return nil
-		}
 		if err != nil {
 			return err
 		}
@@ -182,4 +183,5 @@ func (l *Lab) roundTrips(ctx context.Context, list, stream string) error {
 			return err
 		}
 	}
+	return nil
 }

@@ -84,7 +84,7 @@ func interpreterAlone(ctx context.Context, n int) (float64, error) {
 		return 0, err
 	}
 	r := script.New(shelf{workflowPath: workflow}, script.Options{})
-	each := n / runtime.NumCPU()
+	each := max(n/runtime.NumCPU(), 1)
 	failed := make([]error, runtime.NumCPU())
 	var loops sync.WaitGroup
 	started := time.Now()

@@ -288,7 +288,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 	},
 	{
 		"all that ended still holds is remembered", "queue/ended.go",
-		"const generation = 2_100 * MaxBatch", "const generation = 1_000 * MaxBatch",
+		"const maxEnded = 2_100", "const maxEnded = 1_000",
 		"./queue TestEndedLatelyOnABusyQueue",
 	},
 	{

@@ -1,9 +1,9 @@
 -- Put in front of claim.lua: the claim of a worker that waited, which nearly always finds nothing, or the one ID that its pop has
 -- just moved to hand-off. An idle queue asks Redis for as little as can be: after a rest every further kind of command costs it
 -- several microseconds, and nobody has begun before the claim is answered.
--- Returns 0 where nothing is there; what is claimed, in one string, since a list costs Redis memory and a second piece to send: TIME's
--- two values, the lengths of modules:version and of the ID, a space after each, then version, ID and context; or nil where there is
--- more to look at: then nothing was written. Safe prefixes: as in claim.lua.
+-- Returns 0 where nothing is there; what is claimed: TIME's two values, modules:version, ID and context; or nil where there is more to
+-- look at: then nothing was written. With a small context they are one string, since a list costs Redis memory and a second piece to
+-- send: TIME's values, the lengths of version and ID, a space after each, then the rest. Safe prefixes: as in claim.lua.
 local function lone()
   local call, incarnation = redis.call, ARGV[1]
   -- Is it alone, and does nobody have a past (attempts, recoveries), a future (scheduled) or a request to cancel?
@@ -21,5 +21,6 @@ local function lone()
   local time = call('TIME')
   if call('HSETNX', KEYS[3], ids[1], incarnation .. ':' .. ARGV[2] .. ':1') == 0 then return nil end
   call('DEL', KEYS[1]) -- it was alone
+  if #context > 1024 then return { time[1], time[2], version, ids[1], context } end -- joined, it would be there twice
   return time[1] .. ' ' .. time[2] .. ' ' .. #version .. ' ' .. #ids[1] .. ' ' .. version .. ids[1] .. context
 end
