@@ -121,7 +121,7 @@ func (a *app) benchAll() *cobra.Command {
 
 func (o *benchOptions) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.IntVar(&o.runs, "runs", 3, "how often to repeat; medians are reported")
+	flags.IntVar(&o.runs, "runs", 5, "how often to repeat; medians are reported")
 	flags.StringVar(&o.redisServer, "redis-server", "", "path of the redis-server to start (default: from PATH)")
 	flags.StringVar(&o.fsync, "appendfsync", "no", "no (no persistence), everysec or always")
 	flags.BoolVar(&o.asJSON, "json", false, "write one JSON document")

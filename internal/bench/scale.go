@@ -13,16 +13,18 @@ import (
 func (l *Lab) Scale(ctx context.Context, backlog, stream int) (*Report, error) {
 	all := series{}
 	n := backlog / 5
+	one := func() (spent, error) { return l.drainWorker(ctx, n, 16, noopBacklog) }
 	for run := range l.Runs {
 		for _, step := range []struct {
 			name string
 			do   func() (spent, error)
 		}{
 			{"small", func() (spent, error) { return l.drainRepeatedly(ctx, n/1000, 1000) }},
-			{"one", func() (spent, error) { return l.drainWorker(ctx, n, 16, noopBacklog) }},
+			{"one before", one}, // the measure of two others: the machine may have become faster or slower meanwhile
 			{"large", func() (spent, error) { return l.drainWorker(ctx, backlog, 16, noopBacklog) }},
 			{"eight", func() (spent, error) { return l.drainFleet(ctx, n, 8) }},
 			{"long", func() (spent, error) { return l.drainOntoStream(ctx, n, stream) }},
+			{"one after", one},
 		} {
 			s, err := step.do()
 			if err != nil {
@@ -31,6 +33,7 @@ func (l *Lab) Scale(ctx context.Context, backlog, stream int) (*Report, error) {
 			all.add(step.name, s.cpuMicros())
 			l.say("scale %d/%d: %s: %.2f µs of Redis per execution, %.0f/s", run+1, l.Runs, step.name, s.cpuMicros(), s.rate())
 		}
+		all.add("one", (all["one before"][run]+all["one after"][run])/2)
 		for _, name := range []string{"large", "eight", "long"} {
 			base := "one"
 			if name == "large" {
