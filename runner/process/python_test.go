@@ -159,15 +159,16 @@ func (r *rig) cancelAt(workflow, line string) *execution.Error {
 // Whoever knows that it is cancelled has the whole grace to clean up; a loop that is blocked is interrupted.
 func TestCleaningUp(t *testing.T) {
 	t.Parallel()
+	const grace = 5 * time.Second // asked again after 2.25 s, killed after 4.5 s: whoever cleans up is past the first and far from the second
 	for name, source := range map[string]string{
-		"coroutine": "import asyncio\nasync def main():\n    try:\n        print('begun')\n        await asyncio.sleep(50)\n    finally:\n        await asyncio.sleep(1.2)\n        print('cleaned')\n",
-		"plain":     "import time\ndef main():\n    try:\n        print('begun')\n        time.sleep(50)\n    except KeyboardInterrupt:\n        time.sleep(1.2)\n        print('cleaned')\n        raise\n",
+		"coroutine": "import asyncio\nasync def main():\n    try:\n        print('begun')\n        await asyncio.sleep(50)\n    finally:\n        await asyncio.sleep(2.6)\n        print('cleaned')\n",
+		"plain":     "import time\ndef main():\n    try:\n        print('begun')\n        time.sleep(50)\n    except KeyboardInterrupt:\n        time.sleep(2.6)\n        print('cleaned')\n        raise\n",
 		"blocked":   "import time\nasync def main():\n    try:\n        print('begun')\n        time.sleep(50)\n    finally:\n        print('cleaned')\n",
 		"finalizer": "import time\nclass F:\n    def __del__(self):\n        print('begun')\n        time.sleep(50)\ndef main():\n    try:\n        F()\n        time.sleep(50)\n    finally:\n        print('cleaned')\n",
 	} {
 		both(t, func(t *testing.T, mode process.Mode) {
 			t.Log(name)
-			r := setup(t, python(t), process.Options{Mode: mode}, map[string]string{"w.py": source})
+			r := setup(t, python(t), process.Options{Mode: mode, CancelGrace: grace}, map[string]string{"w.py": source})
 			err := r.cancelAt("w.py", "begun")
 			require.NotNil(t, err)
 			require.Contains(t, []string{"CancelledError", "Cancelled"}, err.Type)
