@@ -16,8 +16,9 @@ type endedCache struct {
 	oldest  int
 }
 
-// maxEnded is how many entries are remembered: the 2,000 that ended keeps, and up to a hundred more, since Redis trims by whole nodes.
-const maxEnded = 2_100
+// maxEnded is how many entries are remembered: the 2,000 that ended keeps, and as many more as Redis may leave, since it trims by whole
+// nodes: of a hundred entries by default, of more where stream-node-max-entries says so.
+const maxEnded = 3_100
 
 var endedSeed = maphash.MakeSeed()
 

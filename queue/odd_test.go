@@ -33,10 +33,10 @@ func TestEndedLately(t *testing.T) {
 		_, err = s.Cancel(s.ctx, "3", "r", &execution.Result{ID: "3", Status: execution.Cancelled}, 0)
 		require.NoError(s.t, err)
 		require.Equal(s.t, map[string]bool{"1": true, "3": true}, ended("1", "3", "4"))
-		for i := range 2000 { // batches, by others
+		for i := range 3000 { // batches, by others
 			require.NoError(s.t, s.raw.XAdd(s.ctx, &redis.XAddArgs{Stream: s.Keys.Ended, Values: []string{"ids", fmt.Sprint("x", i, " y", i)}}).Err())
 		}
-		require.Len(s.t, ended("1", "x0", "y0", "x1999", "y1999", "z"), 5)
+		require.Len(s.t, ended("1", "x0", "y0", "x2999", "y2999", "z"), 5)
 	})
 }
 

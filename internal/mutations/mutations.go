@@ -288,7 +288,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 	},
 	{
 		"all that ended still holds is remembered", "queue/ended.go",
-		"const maxEnded = 2_100", "const maxEnded = 1_000",
+		"const maxEnded = 3_100", "const maxEnded = 1_000",
 		"./queue TestEndedLatelyOnABusyQueue",
 	},
 	{
