@@ -18,11 +18,12 @@ func TestEveryEntryIsThatOfItsItem(t *testing.T) {
 	suite(t, func(s *store) {
 		rapid.Check(s.t, func(t *rapid.T) {
 			s.raw.Del(s.ctx, s.Keys.Results)
-			batch := make([]queue.Commit, rapid.IntRange(1, 12).Draw(t, "items"))
+			batch := make([]queue.Commit, rapid.IntRange(1, 24).Draw(t, "items"))
+			longest := rapid.IntRange(1, 20).Draw(t, "longest")
 			for i := range batch {
 				id := fmt.Sprintf("x%d", i)
 				s.submit(id)
-				batch[i] = drawCommit(t, id)
+				batch[i] = drawCommit(t, id, longest)
 				// Not by a claim: tokens change from item to item too.
 				require.NoError(t, s.raw.HSet(s.ctx, s.Keys.Claims, id, batch[i].Token).Err())
 			}
@@ -44,12 +45,12 @@ func TestEveryEntryIsThatOfItsItem(t *testing.T) {
 	})
 }
 
-func drawCommit(t *rapid.T, id string) queue.Commit {
+func drawCommit(t *rapid.T, id string, longest int) queue.Commit {
 	few := func(what string) int { return rapid.IntRange(1, 2).Draw(t, what) }
 	r := &execution.Result{
 		ID: id, Workflow: fmt.Sprintf("w%d", few("workflow")), Worker: fmt.Sprintf("worker-%d", few("worker")), Attempt: few("attempt"),
 		ClaimedMS: int64(few("claimed")), StartedMS: int64(few("started")), FinishedMS: int64(few("finished")),
-		Duration: time.Duration(few("took")) * time.Microsecond, Status: execution.Succeeded, Value: []byte{'0' + byte(few("value"))},
+		Duration: time.Duration(rapid.IntRange(1, longest).Draw(t, "took")) * time.Microsecond, Status: execution.Succeeded, Value: []byte{'0' + byte(few("value"))},
 	}
 	if few("meta") == 1 {
 		r.Meta = []byte(`{"tenant":"acme"}`)

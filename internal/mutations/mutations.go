@@ -12,11 +12,11 @@ type mutation struct {
 var mutations = []mutation{
 	{
 		"token check in commit", "queue/lua/commit.lua",
-		"local held, failed = holders[k] == tokens[k * tokens_],", "local held, failed = holders[k] ~= false,", "./queue TestModel",
+		"local id, held, entry = ids[k], holders[k] == token,", "local id, held, entry = ids[k], holders[k] ~= false,", "./queue TestModel",
 	},
 	{
 		"a commit without any claim writes nothing", "queue/lua/commit.lua",
-		"local held, failed = holders[k] == tokens[k * tokens_],", "local held, failed = true,", "./queue TestModel",
+		"local id, held, entry = ids[k], holders[k] == token,", "local id, held, entry = ids[k], true,", "./queue TestModel",
 	},
 	{
 		"token check in the commit of one", "queue/lua/one.lua",
@@ -33,6 +33,14 @@ var mutations = []mutation{
 	{
 		"an entry is that of its item", "queue/columns.go",
 		"return a.Result.Worker == b.Result.Worker", "return true", "./queue TestEveryEntryIsThatOfItsItem",
+	},
+	{
+		"an entry is that of its item where values repeat", "queue/columns.go",
+		"codes[k] = byte(code + 1)", "codes[k] = 1", "./queue TestEveryEntryIsThatOfItsItem",
+	},
+	{
+		"an entry is that of its item where values change", "queue/lua/commit.lua",
+		"always or not each", "always", "./queue TestEveryEntryIsThatOfItsItem",
 	},
 	{
 		"order of writes in commit", "queue/lua/commit.lua",
@@ -283,7 +291,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 	},
 	{
 		"what ended is remembered", "queue/lua/commit.lua",
-		"if #written > 0 then pcall('XADD', KEYS[8]", "if false then pcall('XADD', KEYS[8]",
+		"if text ~= '' then pcall('XADD', KEYS[8]", "if false then pcall('XADD', KEYS[8]",
 		"./queue TestEndedLately",
 	},
 	{

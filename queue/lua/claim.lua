@@ -34,34 +34,33 @@ local next_due = soonest[2] and math.max(0, tonumber(soonest[2]) - now) or -1
 
 local ids, large, n, duplicates, more = {}, nil, 0, 0, 0 -- large: the sizes of contexts above the limit, by their place in ids
 local function choose(list) -- from its right end; returns how many of it are to go
-  local gone = 0
+  local gone, call, ids, executions = 0, call, ids, KEYS[4]
   while want > 0 do
     local some = call('LRANGE', list, -(gone + math.min(want, 100)), -(gone + 1)) -- a few: nobody knows how long an ID is
-    local length, wanted = #some, want
-    local holders = length > 0 and call('HMGET', KEYS[3], unpack(some))
-    for i = length, 1, -1 do
-      if budget <= 0 then
-        want, more = 0, 1
-        return gone
-      end
-      gone = gone + 1
-      if holders[i] then
-        duplicates = duplicates + 1
-      else
+    local holders = #some > 0 and call('HMGET', KEYS[3], unpack(some))
+    local i, m, room = #some, n, budget
+    while i > 0 and room > 0 do
+      if not holders[i] then
         local id = some[i]
-        local size = call('HSTRLEN', KEYS[4], id)
-        n, want = n + 1, want - 1
-        ids[n] = id
-        budget = budget - #id
+        local size = call('HSTRLEN', executions, id)
+        m = m + 1
+        ids[m] = id
         if size > limit then
           large = large or {}
-          large[n] = size
-        else
-          budget = budget - size
+          large[m] = size
+          size = 0
         end
+        room = room - #id - size
       end
+      i = i - 1
     end
-    if length < math.min(wanted, 100) then return gone end
+    local looked, taken, last = #some - i, m - n, #some < math.min(want, 100)
+    n, budget, gone, want, duplicates = m, room, gone + looked, want - taken, duplicates + looked - taken
+    if i > 0 then
+      want, more = 0, 1
+      return gone
+    end
+    if last then return gone end
   end
   more = 1
   return gone
