@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -45,7 +44,7 @@ type ClaimReply struct {
 // Claim takes executions for an incarnation. It is not safe to repeat: after an error that is not [ErrRefused],
 // [ErrNotRegistered] or [ErrStaleClaim], call [Queue.Reconcile] before the next claim.
 func (q *Queue) Claim(ctx context.Context, c Claim) (*ClaimReply, error) {
-	keys, args := q.claimCall(c, 0)
+	keys, args := q.claimCall(c, c.Want)
 	raw, err := q.run(ctx, "claim", claimScript, keys, args...)
 	if err != nil {
 		return nil, err
@@ -53,13 +52,13 @@ func (q *Queue) Claim(ctx context.Context, c Claim) (*ClaimReply, error) {
 	return c.reply(raw)
 }
 
-// claimCall is a call of claim.lua; waited is 1 where nothing is to be expected.
-func (q *Queue) claimCall(c Claim, waited int) (keys []string, args []any) {
+// claimCall is a call of claim.lua; want is below 0 where nothing is to be expected.
+func (q *Queue) claimCall(c Claim, want int) (keys []string, args []any) {
 	k := q.Keys
 	return []string{
 		k.Handoff, k.Pending, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Scheduled,
 		k.Workers, k.Worker(c.Incarnation), k.ModulesVersion,
-	}, []any{c.Incarnation, c.Seq, c.Want, c.MaxContextBytes, waited}
+	}, []any{c.Incarnation, c.Seq, want, c.MaxContextBytes}
 }
 
 func (c Claim) reply(raw any) (*ClaimReply, error) {
@@ -108,16 +107,15 @@ func (c Claim) lone(values []any) (*ClaimReply, error) {
 
 // loneJoined takes apart what lone.lua joined. What is of another shape is no values: the claim is found by [Queue.Reconcile].
 func loneJoined(reply string) []any {
-	head := strings.SplitN(reply, " ", 5)
-	if len(head) < 5 {
+	if len(reply) < 2 {
 		return nil
 	}
-	version, errVersion := strconv.Atoi(head[2])
-	id, errID := strconv.Atoi(head[3])
-	rest := head[4]
-	if errors.Join(errVersion, errID) != nil || version < 0 || id < 0 || version > len(rest) || id > len(rest)-version {
+	version, id := int(reply[0]), int(reply[1])
+	head := strings.SplitN(reply[2:], " ", 3)
+	if len(head) < 3 || version+id > len(head[2]) {
 		return nil
 	}
+	rest := head[2]
 	return []any{head[0], head[1], rest[:version], rest[version : version+id], rest[version+id:]}
 }
 

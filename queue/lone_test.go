@@ -20,14 +20,17 @@ var lone = map[string]func(s *store){
 	"the same twice": func(s *store) {
 		s.raw.LPush(s.ctx, s.Keys.Handoff, "a")
 	},
-	"held already": func(s *store) { s.raw.HSet(s.ctx, s.Keys.Claims, "a", "w-2-b:1:1") },
-	"no context":   func(s *store) { s.raw.HDel(s.ctx, s.Keys.Executions, "a") },
-	"at the limit": func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x", 2000)) },
-	"above it":     func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x", 2001)) },
-	"joined":       func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x y", 341)) },
-	"not joined":   func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x y", 342)) },
-	"empty":        func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", "") },
-	"modules":      func(s *store) { s.raw.Set(s.ctx, s.Keys.ModulesVersion, "7", 0) },
+	"held already":          func(s *store) { s.raw.HSet(s.ctx, s.Keys.Claims, "a", "w-2-b:1:1") },
+	"no context":            func(s *store) { s.raw.HDel(s.ctx, s.Keys.Executions, "a") },
+	"at the limit":          func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x", 2000)) },
+	"above it":              func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x", 2001)) },
+	"joined":                func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x y", 341)) },
+	"not joined":            func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", strings.Repeat("x y", 342)) },
+	"empty":                 func(s *store) { s.raw.HSet(s.ctx, s.Keys.Executions, "a", "") },
+	"modules":               func(s *store) { s.raw.Set(s.ctx, s.Keys.ModulesVersion, "7", 0) },
+	"a version with spaces": func(s *store) { s.raw.Set(s.ctx, s.Keys.ModulesVersion, "7 8 9", 0) },
+	"a long version":        func(s *store) { s.raw.Set(s.ctx, s.Keys.ModulesVersion, strings.Repeat("7", 255), 0) },
+	"a version too long":    func(s *store) { s.raw.Set(s.ctx, s.Keys.ModulesVersion, strings.Repeat("7", 256), 0) },
 	"attempts": func(s *store) {
 		s.raw.HSet(s.ctx, s.Keys.Attempts, "a", 2)
 		s.raw.HSet(s.ctx, s.Keys.Recoveries, "a", 1)

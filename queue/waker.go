@@ -38,7 +38,7 @@ func (w *Waker) Claim(c Claim, timeout time.Duration) (*ClaimReply, error) {
 	if w.id.Load() == 0 { // it cannot be interrupted, so it must not keep a drain waiting
 		timeout = min(timeout, uninterruptible)
 	}
-	keys, args := w.q.claimCall(c, 1)
+	keys, args := w.q.claimCall(c, -c.Want)
 	var pop, claim *redis.Cmd
 	// The error is that of either command.
 	_, _ = w.conn.Pipelined(ctx, func(p redis.Pipeliner) error {

@@ -20,15 +20,15 @@ var mutations = []mutation{
 	},
 	{
 		"token check in the commit of one", "queue/lua/one.lua",
-		"if call('HGET', KEYS[2], id) ~= a[2] then", "if not call('HGET', KEYS[2], id) then", "./queue TestCommitOfOne",
+		"if call('HGET', k[2], id) ~= a[2] then", "if not call('HGET', k[2], id) then", "./queue TestCommitOfOne",
 	},
 	{
 		"order of writes in the commit of one", "queue/lua/one.lua",
-		"local added = pcall('XADD'", "call('HDEL', KEYS[2], id)\nlocal added = pcall('XADD'", "./queue TestEveryPrefixIsSafe/commit_of_one",
+		"local added = pcall('XADD'", "call('HDEL', k[2], id)\nlocal added = pcall('XADD'", "./queue TestEveryPrefixIsSafe/commit_of_one",
 	},
 	{
 		"what ended alone is remembered", "queue/lua/one.lua",
-		"pcall('XADD', KEYS[4], 'MAXLEN'", "local _ = type('XADD', KEYS[4], 'MAXLEN'", "./queue TestCommitOfOne",
+		"pcall('XADD', k[4], 'MAXLEN'", "local _ = type('XADD', k[4], 'MAXLEN'", "./queue TestCommitOfOne",
 	},
 	{
 		"an entry is that of its item", "queue/columns.go",
@@ -95,7 +95,7 @@ var mutations = []mutation{
 	},
 	{
 		"one that waited claims before the ID leaves the list", "queue/lua/lone.lua",
-		"if call('HSETNX', KEYS[3], ids[1], incarnation .. ':' .. ARGV[2] .. ':1') == 0 then return nil end", "", "./queue TestClaimOfOneThatWaited",
+		"if call('HSETNX', k[3], id, incarnation .. ':' .. ARGV[2] .. ':1') == 0 then return nil end", "", "./queue TestClaimOfOneThatWaited",
 	},
 	{
 		"an execution waits for modules that cannot be read", "consumer/worker.go",

@@ -1,6 +1,6 @@
 -- Claim up to ARGV.want executions for one incarnation: from hand-off first, whoever moved the ID there, then from pending.
 -- KEYS: handoff pending claims executions attempts recoveries cancels scheduled workers worker modules:version
--- ARGV: incarnation, seq, want, largest context, 1 from a worker that waited
+-- ARGV: incarnation, seq, want (with a minus from a worker that waited), largest context
 -- Reply: now_ms, modules:version, ms until the next scheduled execution (-1: none), duplicates dropped, 1 if there may
 --   be more to claim, then describe.lua; to a worker that waited also what lone.lua says. Errors: NOTREGISTERED; STALECLAIM when
 --   a later fence (fence_claims.lua) overtook this call.
@@ -9,9 +9,10 @@
 -- off between the two, an ID is in the list and claimed, and the next claim drops it from the list as a duplicate. A due ID
 -- enters pending before it leaves scheduled: likewise.
 -- Not safe to repeat by itself: a claim whose reply was lost is found again by fence_claims.lua, HSCAN and adopt.lua.
-local call, incarnation, seq, want = redis.call, ARGV[1], tonumber(ARGV[2]), math.min(tonumber(ARGV[3]), 1000) -- unpack takes no more than 8000
-local short = ARGV[5] == '1' and lone()
+local short = string.byte(ARGV[3]) == 45 and lone()
 if short then return short end
+local call, incarnation, seq = redis.call, ARGV[1], tonumber(ARGV[2])
+local want = math.min(math.abs(tonumber(ARGV[3])), 1000) -- unpack takes no more than 8000
 local limit, budget = tonumber(ARGV[4]), 8388608 -- bytes: of one context, and of all in the reply, lest it exhaust memory
 local keys = { executions = KEYS[4], attempts = KEYS[5], recoveries = KEYS[6], cancels = KEYS[7] }
 
