@@ -16,6 +16,7 @@ type Options struct {
 	RedisURL string        // redis://127.0.0.1:6379/0
 	Prefix   string        // "bobbin"
 	Queue    string        // "default"
+	GiveWay  bool          // Redis is on this machine: see queue.Options
 	Runner   runner.Runner // what runs executions: a *runner.Mux, a *runner.Router, or your own
 	// ScriptRunners builds runners that need the queue's workflow modules. They are asked for names with their suffix, such
 	// as ".star"; Runner gets the rest. One with a method WarmUp() has it called when the worker starts, an io.Closer is closed

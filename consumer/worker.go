@@ -117,7 +117,7 @@ func New(o Options) (*Worker, error) {
 		return nil, err
 	}
 	o.setDefaults()
-	q, err := queue.Open(queue.Options{URL: o.RedisURL, Prefix: o.Prefix, Queue: o.Queue})
+	q, err := queue.Open(queue.Options{URL: o.RedisURL, Prefix: o.Prefix, Queue: o.Queue, GiveWay: o.GiveWay})
 	if err != nil {
 		return nil, fmt.Errorf("consumer: %w", err)
 	}

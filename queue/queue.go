@@ -36,6 +36,9 @@ type Options struct {
 	URL    string // redis://, rediss:// or unix://
 	Prefix string
 	Queue  string
+	// GiveWay is for a Redis on the same machine that is to answer soon: after a small request the thread that sent it gives up its
+	// processor to whoever waits there.
+	GiveWay bool
 }
 
 // Queue speaks to one queue on one Redis. Make one with [Open], end it with [Queue.Close].
@@ -65,6 +68,9 @@ func Open(o Options) (*Queue, error) {
 		return nil, errors.New("redis URL: expected redis://, rediss:// or unix://, with host, port and database number")
 	}
 	tune(base)
+	if o.GiveWay {
+		giveWay(base)
+	}
 	return &Queue{
 		Keys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)},
 		rdb: redis.NewClient(base), blocked: redis.NewClient(clone(base)), pubsub: redis.NewClient(clone(base)),

@@ -110,13 +110,16 @@ func (a *app) work(ctx context.Context, cfg *config.Config, options consumer.Opt
 // settle arranges the process for work.
 func settle(cfg *config.Config, log *slog.Logger) {
 	heap.KeepFloor(heapFloor)
-	if cfg.Nice == 0 || !cfg.RedisIsLocal() {
+	if !stepsBack(cfg) {
 		return
 	}
 	if err := nice.Raise(cfg.Nice); err != nil {
 		log.Warn("Redis is on this machine, and may have to wait for a processor behind this worker", "error", err)
 	}
 }
+
+// stepsBack says whether the worker leaves the processors to Redis: one that is on its machine answers the sooner.
+func stepsBack(cfg *config.Config) bool { return cfg.Nice > 0 && cfg.RedisIsLocal() }
 
 // heapFloor is how much garbage a worker may gather before it is collected: for some memory, half as much again in throughput.
 const heapFloor = 16 << 20
@@ -129,7 +132,7 @@ func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, erro
 	}
 	runners, names := scriptRunners(languages, processOptions(cfg, log))
 	options := consumer.Options{
-		RedisURL: cfg.RedisURL, Prefix: cfg.Prefix, Queue: cfg.Queue,
+		RedisURL: cfg.RedisURL, Prefix: cfg.Prefix, Queue: cfg.Queue, GiveWay: stepsBack(cfg),
 		Runner: builtinHandlers(), ScriptRunners: runners, Runners: names,
 		Concurrency: cfg.Concurrency, Timeout: cfg.Timeout, CancelGrace: cfg.CancelGrace,
 		ShutdownTimeout: cfg.ShutdownTimeout, StuckLimit: cfg.StuckLimit, Lease: cfg.Lease, MaxRecoveries: recoveries(cfg),
