@@ -10,10 +10,6 @@ import (
 	"github.com/bobbin-run/bobbin/internal/nice"
 )
 
-// maxHasty is the longest request, in bytes, after which a worker gives way: what an idle queue asks for. Longer ones are of a worker
-// that is busy, and find Redis at work already.
-const maxHasty = 4096
-
 // giveWay makes the connections of a client to a Redis on this machine give way to it.
 func giveWay(o *redis.Options) {
 	dial := redis.NewDialer(o)
@@ -32,15 +28,13 @@ type socket interface {
 	syscall.Conn
 }
 
-// yielding is a connection that gives up the processor once a small request is sent. Linux likes to wake Redis on the processor of the
+// yielding is a connection that gives up the processor once a request is sent. Linux likes to wake Redis on the processor of the
 // thread that has written to it, even where another one is idle, and there Redis waits until that thread has nothing else to do: after a
 // commit, until the next pop is on its way.
 type yielding struct{ socket }
 
 func (y yielding) Write(request []byte) (int, error) {
 	n, err := y.socket.Write(request)
-	if len(request) <= maxHasty {
-		nice.Yield()
-	}
+	nice.Yield()
 	return n, err
 }

@@ -36,7 +36,7 @@ type Options struct {
 	URL    string // redis://, rediss:// or unix://
 	Prefix string
 	Queue  string
-	// GiveWay is for a Redis on the same machine that is to answer soon: after a small request the thread that sent it gives up its
+	// GiveWay is for a Redis on the same machine that is to answer soon: after each request the thread that sent it gives up its
 	// processor to whoever waits there.
 	GiveWay bool
 }
