@@ -9,6 +9,7 @@ import (
 
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/internal/failpoint"
+	"github.com/bobbin-run/bobbin/pool"
 	"github.com/bobbin-run/bobbin/queue"
 )
 
@@ -20,6 +21,19 @@ const (
 	// A worker stops claiming while this much waits to be written, so that a Redis that is away costs bounded memory.
 	maxBufferItems = 4096
 	maxBufferBytes = 64 << 20
+)
+
+// While workflows keep the processors busy, every commit takes time from them, here and in a Redis beside them: the fewer the better.
+// So where executions end more slowly than Redis would take their results, and many more wait behind full slots, results wait for company:
+// until there are enough of them, or the oldest is old enough.
+//
+// No timer is needed. What waits behind full slots starts only when something ends, whose result then comes here; and where nothing
+// starts for [pool.AheadWait] it is given back, which ends the waiting as well.
+const (
+	slowPace   = 5 * time.Microsecond // from one end to the next: about what an execution costs Redis
+	crowd      = 64                   // tasks behind full slots
+	company    = maxBatchItems / 2
+	maxWaiting = 2 * time.Millisecond
 )
 
 // kind is what is to be done about a claim.
@@ -60,38 +74,67 @@ type committer struct {
 	w    *Worker
 	more chan struct{}
 
-	mu    sync.Mutex
-	items []item // waiting to be written
-	size  int    // their bytes, and those of the batch on its way
-	count int
+	mu      sync.Mutex
+	items   []item    // waiting to be written
+	patient bool      // they wait for company
+	oldest  time.Time // while patient: when the first of them ended
+	size    int       // their bytes, and those of the batch on its way
+	count   int
 }
 
 func newCommitter(w *Worker) *committer { return &committer{w: w, more: make(chan struct{}, 1)} }
 
-// finished takes what is to be said to Redis about claims. It never blocks: what can be added is bounded by what was claimed.
+// finished takes what is to be said to Redis about a claim whose task ended. It never blocks: what can be added is bounded by what was
+// claimed.
 // Retries have a committer of their own, so that one that Redis refuses holds no result back.
-func (w *Worker) finished(items ...item) {
-	for _, it := range items {
-		if it.kind == again {
-			w.retrier.add(it)
-		} else {
-			w.committer.add(it)
-		}
+func (w *Worker) finished(it item, o *pool.Outcome) {
+	switch it.kind {
+	case again:
+		w.retrier.add(it)
+	case commit:
+		w.committer.addResult(it, o)
+	default:
+		w.committer.add(it)
 	}
 }
 
 func (c *committer) add(items ...item) {
-	if len(items) == 0 {
-		return
-	}
 	c.mu.Lock()
 	for i := range items {
 		c.size += items[i].bytes()
 	}
 	c.count += len(items)
 	c.items = append(c.items, items...)
+	c.patient = false
 	c.mu.Unlock()
 	poke(c.more)
+}
+
+// addResult takes the result of a task that ended; it may wait for company.
+func (c *committer) addResult(it item, o *pool.Outcome) {
+	if o.Backlog < crowd || o.Pace < slowPace || !c.wait(it, o.Finished) {
+		c.add(it)
+		return
+	}
+	if c.w.pool.Backlog() < crowd { // this goroutine slept between the task's end and here, and was the last
+		c.add()
+	}
+}
+
+// wait takes a result that may wait for company, and returns false when company has waited long enough.
+func (c *committer) wait(it item, ended time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.items) == 0 {
+		c.patient, c.oldest = true, ended
+	}
+	if !c.patient || len(c.items) >= company || ended.Sub(c.oldest) > maxWaiting {
+		return false
+	}
+	c.size += it.bytes()
+	c.count++
+	c.items = append(c.items, it)
+	return true
 }
 
 // full says that claiming must wait until results are written.
@@ -105,6 +148,9 @@ func (c *committer) full() bool {
 func (c *committer) take() []item {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.patient {
+		return nil
+	}
 	n, bytes := 0, 0
 	for n < len(c.items) && n < maxBatchItems && (n == 0 || bytes < maxBatchBytes) {
 		bytes += c.items[n].bytes()

@@ -216,7 +216,7 @@ func (w *Worker) ended(o *pool.Outcome) {
 		w.tell(event{Type: "execution.stuck", ExecutionID: printableID(j.claimed.ID), Workflow: j.context.Workflow})
 		poke(w.changed)
 	}
-	w.finished(w.finish(j, o))
+	w.finished(w.finish(j, o), o)
 }
 
 // endedLate is called by the pool when a stuck task returned after all.

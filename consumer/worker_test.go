@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,4 +227,29 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 	_, err = newWorker(f.options)
 	require.ErrorContains(t, err, "redis://")
 	require.NotContains(t, err.Error(), "secret")
+}
+
+// Results that wait for company are written though nothing ends any more: what comes after them runs for long.
+func TestResultsDoNotWaitForWhatRunsForLong(t *testing.T) {
+	const short = 300
+	each(t, func() *runner.Mux {
+		var begun atomic.Int64
+		mux := runner.NewMux()
+		mux.Handle("work", runner.Func(func(ctx context.Context, _ *runner.Call) (json.RawMessage, error) {
+			if begun.Add(1) > short {
+				<-ctx.Done()
+			}
+			for begin := time.Now(); time.Since(begin) < 50*time.Microsecond; { // computes
+				runtime.KeepAlive(begin)
+			}
+			return nil, context.Cause(ctx)
+		}))
+		return mux
+	}, func(t *testing.T, f *fleet) {
+		f.submitMany(1000, "x", `{"workflow":"work"}`)
+		f.start()
+		f.until("what was short is written", func() bool {
+			return f.raw.XLen(context.Background(), f.queue.Keys.Results).Val() == short
+		})
+	})
 }

@@ -184,11 +184,13 @@ func (h *handle) end(value json.RawMessage, err error) bool {
 	switch was {
 	case running:
 		p.inPool--
-		p.learn(h.finished.Sub(h.started))
+		p.learn(h.finished.Sub(h.started), h.finished.Sub(p.lastEnd))
+		p.lastEnd = h.finished
 	case stuck:
 		p.stuck--
 	}
 	outcome := h.outcome(value, err)
+	outcome.Backlog, outcome.Pace = p.backlog(), p.pace
 	p.mu.Unlock()
 	h.context.end(nil)
 
@@ -209,14 +211,14 @@ func (h *handle) stopGrace() {
 	}
 }
 
-// learn keeps a running average of how long tasks take, quick to follow. The mutex is held.
-func (p *Pool) learn(took time.Duration) {
+// learn keeps running averages of how long tasks take and how far apart they end, quick to follow. The mutex is held.
+func (p *Pool) learn(took, apart time.Duration) {
 	took = max(took, time.Microsecond)
 	if p.average == 0 {
 		p.average = took
-		return
 	}
 	p.average += (took - p.average) / 8
+	p.pace += (min(apart, took) - p.pace) / 8 // at most took: there was nothing to run before
 }
 
 // outcome decides how a returned task ended. A result that came in spite of a cancellation counts: its work is done.

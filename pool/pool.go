@@ -79,6 +79,9 @@ type Outcome struct {
 	Finished time.Time
 	// Interrupted says that the task stopped because the worker asked it to, for no fault of its own: run it again elsewhere.
 	Interrupted bool
+	// Backlog is how many tasks waited behind full slots when it ended, and Pace how far apart tasks ended lately.
+	Backlog int
+	Pace    time.Duration
 }
 
 // Options configure a pool. Concurrency and Done are required.
@@ -107,6 +110,8 @@ type Pool struct {
 	inPool       int        // submitted and neither finished, stuck nor taken back
 	stuck        int        // slots given up
 	average      time.Duration
+	pace         time.Duration // from one end to the next, likewise
+	lastEnd      time.Time
 	lastProgress time.Time // a task started, or an empty pool was given one
 	closed       bool      // Run is ending
 	alarm        alarm     // for timeouts
@@ -209,11 +214,16 @@ func (p *Pool) Stalled() bool {
 }
 
 // Waiting says whether tasks wait for a slot.
-func (p *Pool) Waiting() bool {
+func (p *Pool) Waiting() bool { return p.Backlog() > 0 }
+
+// Backlog returns how many tasks wait behind full slots: for each of them to start, another one must end or be taken back.
+func (p *Pool) Backlog() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.inPool > len(p.slots)-p.stuck
+	return p.backlog()
 }
+
+func (p *Pool) backlog() int { return max(p.inPool-(len(p.slots)-p.stuck), 0) }
 
 // TakeBack removes the tasks that have not started, in the order in which they were submitted.
 func (p *Pool) TakeBack() []Task {

@@ -144,3 +144,35 @@ func TestSubmitAfterTakeBack(t *testing.T) {
 		require.Zero(t, b.Figures().Busy)
 	})
 }
+
+// Every outcome says how many tasks waited behind full slots when it came, and how far apart outcomes come while there is something to
+// run: pauses do not count.
+func TestOutcomesSayWhatWaitsAndHowFast(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := setup(t, 2)
+		for range 2 {
+			advance(time.Hour)
+			warm(b, 4*time.Millisecond) // one at a time
+		}
+		b.submit("last", 0, takes(4*time.Millisecond))
+		advance(time.Hour)
+		require.Equal(t, 4*time.Millisecond, last(b, "last").Pace.Round(time.Millisecond))
+		for i := range 60 { // two at once, that begin one after the other
+			b.Submit(pool.Task{ID: fmt.Sprint("both", i), Job: takes(4 * time.Millisecond)})
+			if i == 0 {
+				advance(2 * time.Millisecond)
+			}
+		}
+		require.Equal(t, 58, b.Backlog())
+		advance(time.Second)
+		require.Equal(t, 57, last(b, "both0").Backlog, "of 58, one has its slot next")
+		require.Zero(t, last(b, "both59").Backlog)
+		require.Equal(t, 2*time.Millisecond, last(b, "both59").Pace.Round(time.Millisecond))
+	})
+}
+
+func last(b *bench, id string) *pool.Outcome {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.done[id][len(b.done[id])-1]
+}

@@ -127,6 +127,14 @@ var mutations = []mutation{
 		"if wanted && !s.leaving {", "if false && wanted {", "./internal/supervise TestReplacementRunsBesideTheOldOne",
 	},
 	{
+		"results do not wait for what was waiting and is gone", "consumer/commit.go",
+		"if c.w.pool.Backlog() < crowd {", "if false {", "./consumer TestResultsWaitForCompany",
+	},
+	{
+		"what is given back ends the waiting of results", "consumer/commit.go",
+		"	c.patient = false\n", "", "./consumer TestResultsDoNotWaitForWhatRunsForLong",
+	},
+	{
 		"full buffer stops claiming", "consumer/worker.go",
 		"!w.choked.Load() && !w.committer.full()", "!w.choked.Load()", "./consumer TestBufferedResultsAreBoundedAndWritten",
 	},
