@@ -23,17 +23,17 @@ const (
 	maxBufferBytes = 64 << 20
 )
 
-// While workflows keep the processors busy, every commit takes time from them, here and in a Redis beside them: the fewer the better.
-// So where executions end more slowly than Redis would take their results, and many more wait behind full slots, results wait for company:
-// until there are enough of them, or the oldest is old enough.
+// While executions keep the processors busy, every commit takes time from them, here and in a Redis beside them: the fewer the better.
+// So where they end more slowly than Redis would take their results, and many more wait behind full slots, results wait for company: until
+// an end finds enough of them, or the oldest old enough, or few that wait; or until anything else is to be said.
 //
-// No timer is needed. What waits behind full slots starts only when something ends, whose result then comes here; and where nothing
-// starts for [pool.AheadWait] it is given back, which ends the waiting as well.
+// No timer is in their way. There is one behind them, for what no end comes after.
 const (
 	slowPace   = 5 * time.Microsecond // from one end to the next: about what an execution costs Redis
 	crowd      = 64                   // tasks behind full slots
 	company    = maxBatchItems / 2
 	maxWaiting = 2 * time.Millisecond
+	backstop   = pool.AheadWait
 )
 
 // kind is what is to be done about a claim.
@@ -75,14 +75,19 @@ type committer struct {
 	more chan struct{}
 
 	mu      sync.Mutex
-	items   []item    // waiting to be written
-	patient bool      // they wait for company
-	oldest  time.Time // while patient: when the first of them ended
-	size    int       // their bytes, and those of the batch on its way
+	items   []item      // waiting to be written
+	patient bool        // they wait for company
+	oldest  time.Time   // while patient: when the first of them ended
+	behind  *time.Timer // ends their waiting
+	size    int         // their bytes, and those of the batch on its way
 	count   int
 }
 
-func newCommitter(w *Worker) *committer { return &committer{w: w, more: make(chan struct{}, 1)} }
+func newCommitter(w *Worker) *committer {
+	c := &committer{w: w, more: make(chan struct{}, 1)}
+	c.behind = time.AfterFunc(backstop, func() { c.add() })
+	return c
+}
 
 // finished takes what is to be said to Redis about a claim whose task ended. It never blocks: what can be added is bounded by what was
 // claimed.
@@ -91,6 +96,7 @@ func (w *Worker) finished(it item, o *pool.Outcome) {
 	switch it.kind {
 	case again:
 		w.retrier.add(it)
+		w.committer.add() // an end is an end
 	case commit:
 		w.committer.addResult(it, o)
 	default:
@@ -98,6 +104,7 @@ func (w *Worker) finished(it item, o *pool.Outcome) {
 	}
 }
 
+// add takes items, and ends the waiting of those that were there.
 func (c *committer) add(items ...item) {
 	c.mu.Lock()
 	for i := range items {
@@ -114,21 +121,18 @@ func (c *committer) add(items ...item) {
 func (c *committer) addResult(it item, o *pool.Outcome) {
 	if o.Backlog < crowd || o.Pace < slowPace || !c.wait(it, o.Finished) {
 		c.add(it)
-		return
-	}
-	if c.w.pool.Backlog() < crowd { // this goroutine slept between the task's end and here, and was the last
-		c.add()
 	}
 }
 
-// wait takes a result that may wait for company, and returns false when company has waited long enough.
+// wait takes a result that may wait for company, and returns false where it may not.
 func (c *committer) wait(it item, ended time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.items) == 0 {
 		c.patient, c.oldest = true, ended
+		c.behind.Reset(backstop)
 	}
-	if !c.patient || len(c.items) >= company || ended.Sub(c.oldest) > maxWaiting {
+	if !c.patient || len(c.items) >= company || c.size >= maxBatchBytes || ended.Sub(c.oldest) > maxWaiting {
 		return false
 	}
 	c.size += it.bytes()

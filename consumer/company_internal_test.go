@@ -1,9 +1,9 @@
 package consumer
 
 import (
-	"fmt"
-	"log/slog"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -11,78 +11,104 @@ import (
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/pool"
 	"github.com/bobbin-run/bobbin/queue"
-	"github.com/bobbin-run/bobbin/runner"
 )
 
-// crowded is a worker in whose pool, which does not run, so many tasks wait behind full slots.
-func crowded(t *testing.T, behind int) *Worker {
+// results is what ended while others waited.
+type results struct {
+	*Worker
+	backlog int
+	pace    time.Duration
+	began   time.Time
+}
+
+// end adds the result of a task that ended so long after the test began.
+func (r *results) end(after time.Duration) { r.endAs(commit, after, "") }
+
+func (r *results) endAs(k kind, after time.Duration, value string) {
+	it := item{job: &job{claimed: queue.Claimed{ID: "x"}}, kind: k, result: &execution.Result{Value: []byte(value)}}
+	r.finished(it, &pool.Outcome{Finished: r.began.Add(after), Backlog: r.backlog, Pace: r.pace})
+}
+
+// withCompany runs a test with a worker of which only that much is there, at no time but the test's own.
+func withCompany(t *testing.T, test func(t *testing.T, r *results)) {
 	t.Helper()
-	w, err := New(Options{Runner: runner.NewMux(), Concurrency: 4, Log: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = w.queue.Close() })
-	for i := range 4 + behind {
-		w.pool.Submit(pool.Task{ID: fmt.Sprint(i), Job: &job{claimed: queue.Claimed{ID: fmt.Sprint(i)}}})
-	}
-	require.Equal(t, behind, w.pool.Backlog())
-	return w
-}
-
-// end adds the result of a task that ended after so long, while many others waited.
-func end(w *Worker, after, pace time.Duration) {
-	j := &job{claimed: queue.Claimed{ID: "x"}}
-	w.finished(item{job: j, kind: commit, result: &execution.Result{}}, &pool.Outcome{
-		Finished: time.Unix(1000, 0).Add(after), Backlog: crowd, Pace: pace,
-	})
-}
-
-// While the pool has more to run than it can, results wait for company, and never for what does not come.
-func TestResultsWaitForCompany(t *testing.T) {
 	t.Parallel()
-	t.Run("until there are many", func(t *testing.T) {
-		t.Parallel()
-		w := crowded(t, crowd)
+	synctest.Test(t, func(t *testing.T) {
+		w := &Worker{pool: pool.New(pool.Options{Concurrency: 4, Done: func(*pool.Outcome) {}})}
+		w.committer, w.retrier = newCommitter(w), newCommitter(w)
+		<-time.After(time.Second) // the backstops have passed
+		test(t, &results{w, crowd, slowPace, time.Now()})
+	})
+}
+
+func TestResultsWaitUntilThereAreMany(t *testing.T) {
+	withCompany(t, func(t *testing.T, r *results) {
 		for range company {
-			end(w, 0, slowPace)
-			require.Empty(t, w.committer.take())
+			r.end(0)
+			require.Empty(t, r.committer.take())
 		}
-		end(w, 0, slowPace)
-		require.Len(t, w.committer.take(), company+1)
-		end(w, 0, slowPace) // the next ones wait again
-		require.Empty(t, w.committer.take())
+		r.end(0)
+		require.Len(t, r.committer.take(), company+1)
+		r.end(0) // the next ones wait again
+		require.Empty(t, r.committer.take())
 	})
-	t.Run("until the first is old", func(t *testing.T) {
-		t.Parallel()
-		w := crowded(t, crowd)
-		end(w, 0, slowPace)
-		end(w, maxWaiting, slowPace)
-		require.Empty(t, w.committer.take())
-		end(w, maxWaiting+1, slowPace)
-		require.Len(t, w.committer.take(), 3)
+}
+
+func TestResultsWaitUntilTheFirstIsOld(t *testing.T) {
+	withCompany(t, func(t *testing.T, r *results) {
+		r.end(0)
+		r.end(maxWaiting)
+		require.Empty(t, r.committer.take())
+		r.end(maxWaiting + 1)
+		require.Len(t, r.committer.take(), 3)
 	})
-	t.Run("not where executions end as fast as Redis takes their results", func(t *testing.T) {
-		t.Parallel()
-		w := crowded(t, crowd)
-		end(w, 0, slowPace-1)
-		require.Len(t, w.committer.take(), 1)
+}
+
+func TestResultsWaitUntilTheyAreHeavy(t *testing.T) {
+	withCompany(t, func(t *testing.T, r *results) {
+		r.endAs(commit, 0, strings.Repeat("1", maxBatchBytes))
+		require.Empty(t, r.committer.take())
+		r.end(0)
+		require.Len(t, r.committer.take(), 1, "what one batch holds")
+		require.Len(t, r.committer.take(), 1)
 	})
-	t.Run("not where too few tasks wait", func(t *testing.T) {
-		t.Parallel()
-		w := crowded(t, crowd-1)
-		end(w, 0, slowPace)
-		require.Len(t, w.committer.take(), 1)
+}
+
+func TestResultsWaitOnlyInACrowd(t *testing.T) {
+	withCompany(t, func(t *testing.T, r *results) {
+		r.pace = slowPace - 1
+		r.end(0)
+		require.Len(t, r.committer.take(), 1, "Redis takes them as fast")
+		r.pace, r.backlog = slowPace, crowd-1
+		r.end(0)
+		require.Len(t, r.committer.take(), 1, "few are left to wait for")
 	})
-	t.Run("not where those that waited have ended meanwhile", func(t *testing.T) {
-		t.Parallel()
-		w := crowded(t, crowd)
-		w.pool.TakeBack()
-		end(w, 0, slowPace)
-		require.Len(t, w.committer.take(), 1)
+}
+
+// Whatever else is to be said, results go with it; and the end of an execution that is to be tried again is one.
+func TestResultsWaitUntilSomethingElseIsSaid(t *testing.T) {
+	withCompany(t, func(t *testing.T, r *results) {
+		r.end(0)
+		r.endAs(again, 0, "")
+		require.Len(t, r.committer.take(), 1)
+		r.end(0)
+		r.endAs(release, 0, "")
+		require.Len(t, r.committer.take(), 2)
+		r.end(0)
+		r.giveBack()
+		require.Len(t, r.committer.take(), 1)
 	})
-	t.Run("until something else is to be said", func(t *testing.T) {
-		t.Parallel()
-		w := crowded(t, crowd)
-		end(w, 0, slowPace)
-		w.giveBack()
-		require.Len(t, w.committer.take(), 1+4+crowd)
+}
+
+// Where nothing ends any more, a result waits for no longer than a task waits for its slot.
+func TestResultsDoNotWaitForWhatDoesNotCome(t *testing.T) {
+	withCompany(t, func(t *testing.T, r *results) {
+		r.end(0)
+		<-time.After(backstop - 1)
+		synctest.Wait()
+		require.Empty(t, r.committer.take())
+		<-time.After(1)
+		synctest.Wait()
+		require.Len(t, r.committer.take(), 1)
 	})
 }

@@ -79,7 +79,7 @@ type Outcome struct {
 	Finished time.Time
 	// Interrupted says that the task stopped because the worker asked it to, for no fault of its own: run it again elsewhere.
 	Interrupted bool
-	// Backlog is how many tasks waited behind full slots when it ended, and Pace how far apart tasks ended lately.
+	// Backlog is how many tasks waited behind full slots when it returned, and Pace how far apart tasks returned lately.
 	Backlog int
 	Pace    time.Duration
 }
@@ -216,7 +216,7 @@ func (p *Pool) Stalled() bool {
 // Waiting says whether tasks wait for a slot.
 func (p *Pool) Waiting() bool { return p.Backlog() > 0 }
 
-// Backlog returns how many tasks wait behind full slots: for each of them to start, another one must end or be taken back.
+// Backlog returns how many tasks wait behind full slots: for each of them to start, another one must return or be taken back.
 func (p *Pool) Backlog() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -18,8 +18,8 @@ func TestEveryEntryIsThatOfItsItem(t *testing.T) {
 	suite(t, func(s *store) {
 		rapid.Check(s.t, func(t *rapid.T) {
 			s.raw.Del(s.ctx, s.Keys.Results)
-			batch := make([]queue.Commit, rapid.IntRange(1, 24).Draw(t, "items"))
-			longest := rapid.IntRange(1, 20).Draw(t, "longest")
+			batch := make([]queue.Commit, rapid.IntRange(1, 80).Draw(t, "items"))
+			longest := rapid.IntRange(1, 60).Draw(t, "longest")
 			for i := range batch {
 				id := fmt.Sprintf("x%d", i)
 				s.submit(id)

@@ -10,7 +10,7 @@ import (
 	"github.com/bobbin-run/bobbin/internal/nice"
 )
 
-// giveWay makes the connections of a client to a Redis on this machine give way to it.
+// giveWay makes the connections of a client to a Redis on this machine give way to it. Those with TLS do not.
 func giveWay(o *redis.Options) {
 	dial := redis.NewDialer(o)
 	o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {

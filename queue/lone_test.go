@@ -31,6 +31,9 @@ var lone = map[string]func(s *store){
 	"a version with spaces": func(s *store) { s.raw.Set(s.ctx, s.Keys.ModulesVersion, "7 8 9", 0) },
 	"a long version":        func(s *store) { s.raw.Set(s.ctx, s.Keys.ModulesVersion, strings.Repeat("7", 255), 0) },
 	"a version too long":    func(s *store) { s.raw.Set(s.ctx, s.Keys.ModulesVersion, strings.Repeat("7", 256), 0) },
+	"an ID with spaces":     handed("b c d"),
+	"a long ID":             handed(strings.Repeat("i", 255)),
+	"an ID too long":        handed(strings.Repeat("i", 256)),
 	"attempts": func(s *store) {
 		s.raw.HSet(s.ctx, s.Keys.Attempts, "a", 2)
 		s.raw.HSet(s.ctx, s.Keys.Recoveries, "a", 1)
@@ -53,6 +56,15 @@ var lone = map[string]func(s *store){
 	"unknown":   func(s *store) { s.raw.ZRem(s.ctx, s.Keys.Workers, "w-1-a") },
 	"overtaken": func(s *store) { s.raw.HSet(s.ctx, s.Keys.Worker("w-1-a"), "claim_fence", "99") },
 	"after it":  func(s *store) { s.raw.HSet(s.ctx, s.Keys.Worker("w-1-a"), "claim_fence", "0") },
+}
+
+// handed puts another ID in the place of "a".
+func handed(id string) func(s *store) {
+	return func(s *store) {
+		s.raw.Del(s.ctx, s.Keys.Handoff)
+		s.raw.HSet(s.ctx, s.Keys.Executions, id, "{}")
+		s.raw.LPush(s.ctx, s.Keys.Handoff, id)
+	}
 }
 
 // seen is what a claim said and left behind.

@@ -84,6 +84,7 @@ func tune(o *redis.Options) {
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTimeout, ioTimeout, ioTimeout, ioTimeout
 	o.ContextTimeoutEnabled = true
 	o.PoolSize = 16
+	o.WriteBufferSize = 64 << 10       // a commit of 512 is sent in one piece
 	o.Protocol = cmp.Or(o.Protocol, 2) // RESP3 has every reply searched for push messages, of which none is subscribed to
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }

@@ -127,12 +127,16 @@ var mutations = []mutation{
 		"if wanted && !s.leaving {", "if false && wanted {", "./internal/supervise TestReplacementRunsBesideTheOldOne",
 	},
 	{
-		"results do not wait for what was waiting and is gone", "consumer/commit.go",
-		"if c.w.pool.Backlog() < crowd {", "if false {", "./consumer TestResultsWaitForCompany",
+		"results do not wait for what does not come", "consumer/commit.go",
+		"c.behind.Reset(backstop)", "", "./consumer TestResultsDoNotWaitForWhatDoesNotCome",
 	},
 	{
 		"what is given back ends the waiting of results", "consumer/commit.go",
-		"	c.patient = false\n", "", "./consumer TestResultsDoNotWaitForWhatRunsForLong",
+		"	c.patient = false\n", "", "./consumer TestResultsWaitUntilSomethingElseIsSaid",
+	},
+	{
+		"what is tried again ends the waiting of results", "consumer/commit.go",
+		"w.committer.add() // an end is an end", "", "./consumer TestResultsWaitUntilSomethingElseIsSaid",
 	},
 	{
 		"full buffer stops claiming", "consumer/worker.go",
