@@ -78,7 +78,7 @@ type committer struct {
 	items   []item      // waiting to be written
 	patient bool        // they wait for company
 	oldest  time.Time   // while patient: when the first of them ended
-	behind  *time.Timer // ends their waiting
+	behind  *time.Timer // the backstop: ends their waiting
 	size    int         // their bytes, and those of the batch on its way
 	count   int
 }
@@ -90,8 +90,7 @@ func newCommitter(w *Worker) *committer {
 }
 
 // finished takes what is to be said to Redis about a claim whose task ended. It never blocks: what can be added is bounded by what was
-// claimed.
-// Retries have a committer of their own, so that one that Redis refuses holds no result back.
+// claimed. Retries have a committer of their own, so that one that Redis refuses holds no result back.
 func (w *Worker) finished(it item, o *pool.Outcome) {
 	switch it.kind {
 	case again:
