@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -147,22 +148,20 @@ func (c *committer) full() bool {
 	return c.count >= maxBufferItems || c.size >= maxBufferBytes
 }
 
-// take returns the next batch without the items' space being free yet.
-func (c *committer) take() []item {
+// take appends the next batch to an empty one, whose space is used again. The space of its items in the buffer is not free yet.
+func (c *committer) take(batch []item) []item {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.patient {
-		return nil
+		return batch
 	}
 	n, bytes := 0, 0
 	for n < len(c.items) && n < maxBatchItems && (n == 0 || bytes < maxBatchBytes) {
 		bytes += c.items[n].bytes()
 		n++
 	}
-	batch := c.items[:n:n]
-	if c.items = c.items[n:]; len(c.items) == 0 {
-		c.items = nil
-	} else {
+	batch = append(batch, c.items[:n]...)
+	if c.items = slices.Delete(c.items, 0, n); len(c.items) > 0 {
 		poke(c.more)
 	}
 	return batch
@@ -182,8 +181,9 @@ func (c *committer) written(batch []item) {
 
 // Run writes batches until ctx ends. What is left then stays claimed, and is run again after the lease.
 func (c *committer) Run(ctx context.Context) error {
+	var batch []item
 	for {
-		batch := c.take()
+		batch = c.take(batch[:0])
 		if len(batch) == 0 {
 			select {
 			case <-ctx.Done():
@@ -196,6 +196,7 @@ func (c *committer) Run(ctx context.Context) error {
 			return nil
 		}
 		c.written(batch)
+		clear(batch)
 	}
 }
 
@@ -220,7 +221,11 @@ func (c *committer) write(ctx context.Context, batch []item) bool {
 type parts [5][]item
 
 func split(batch []item) *parts {
-	p := &parts{}
+	p, first := &parts{}, batch[0].kind
+	if !slices.ContainsFunc(batch, func(it item) bool { return it.kind != first }) {
+		p[first] = batch
+		return p
+	}
 	for _, it := range batch {
 		p[it.kind] = append(p[it.kind], it)
 	}

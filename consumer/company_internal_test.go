@@ -34,7 +34,7 @@ func withCompany(t *testing.T, test func(t *testing.T, r *results)) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := &Worker{pool: pool.New(pool.Options{Concurrency: 4, Done: func(*pool.Outcome) {}})}
+		w := &Worker{pool: pool.New(pool.Options{Concurrency: 4, Done: func(pool.Outcome) {}})}
 		w.committer, w.retrier = newCommitter(w), newCommitter(w)
 		<-time.After(time.Second) // the backstops have passed
 		test(t, &results{w, crowd, slowPace, time.Now()})
@@ -45,12 +45,12 @@ func TestResultsWaitUntilThereAreMany(t *testing.T) {
 	withCompany(t, func(t *testing.T, r *results) {
 		for range company {
 			r.end(0)
-			require.Empty(t, r.committer.take())
+			require.Empty(t, r.committer.take(nil))
 		}
 		r.end(0)
-		require.Len(t, r.committer.take(), company+1)
+		require.Len(t, r.committer.take(nil), company+1)
 		r.end(0) // the next ones wait again
-		require.Empty(t, r.committer.take())
+		require.Empty(t, r.committer.take(nil))
 	})
 }
 
@@ -58,19 +58,19 @@ func TestResultsWaitUntilTheFirstIsOld(t *testing.T) {
 	withCompany(t, func(t *testing.T, r *results) {
 		r.end(0)
 		r.end(maxWaiting)
-		require.Empty(t, r.committer.take())
+		require.Empty(t, r.committer.take(nil))
 		r.end(maxWaiting + 1)
-		require.Len(t, r.committer.take(), 3)
+		require.Len(t, r.committer.take(nil), 3)
 	})
 }
 
 func TestResultsWaitUntilTheyAreHeavy(t *testing.T) {
 	withCompany(t, func(t *testing.T, r *results) {
 		r.endAs(commit, 0, strings.Repeat("1", maxBatchBytes))
-		require.Empty(t, r.committer.take())
+		require.Empty(t, r.committer.take(nil))
 		r.end(0)
-		require.Len(t, r.committer.take(), 1, "what one batch holds")
-		require.Len(t, r.committer.take(), 1)
+		require.Len(t, r.committer.take(nil), 1, "what one batch holds")
+		require.Len(t, r.committer.take(nil), 1)
 	})
 }
 
@@ -78,10 +78,10 @@ func TestResultsWaitOnlyInACrowd(t *testing.T) {
 	withCompany(t, func(t *testing.T, r *results) {
 		r.pace = slowPace - 1
 		r.end(0)
-		require.Len(t, r.committer.take(), 1, "Redis takes them as fast")
+		require.Len(t, r.committer.take(nil), 1, "Redis takes them as fast")
 		r.pace, r.backlog = slowPace, crowd-1
 		r.end(0)
-		require.Len(t, r.committer.take(), 1, "few are left to wait for")
+		require.Len(t, r.committer.take(nil), 1, "few are left to wait for")
 	})
 }
 
@@ -90,13 +90,13 @@ func TestResultsWaitUntilSomethingElseIsSaid(t *testing.T) {
 	withCompany(t, func(t *testing.T, r *results) {
 		r.end(0)
 		r.endAs(again, 0, "")
-		require.Len(t, r.committer.take(), 1)
+		require.Len(t, r.committer.take(nil), 1)
 		r.end(0)
 		r.endAs(release, 0, "")
-		require.Len(t, r.committer.take(), 2)
+		require.Len(t, r.committer.take(nil), 2)
 		r.end(0)
 		r.giveBack()
-		require.Len(t, r.committer.take(), 1)
+		require.Len(t, r.committer.take(nil), 1)
 	})
 }
 
@@ -106,9 +106,9 @@ func TestResultsDoNotWaitForWhatDoesNotCome(t *testing.T) {
 		r.end(0)
 		<-time.After(backstop - 1)
 		synctest.Wait()
-		require.Empty(t, r.committer.take())
+		require.Empty(t, r.committer.take(nil))
 		<-time.After(1)
 		synctest.Wait()
-		require.Len(t, r.committer.take(), 1)
+		require.Len(t, r.committer.take(nil), 1)
 	})
 }

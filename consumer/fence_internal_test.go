@@ -26,7 +26,7 @@ func TestFenceGivesBackWhatWaits(t *testing.T) {
 	(&heart{w: w, registered: true}).fence("because")
 	require.NotEqual(t, old, w.Incarnation())
 	require.Empty(t, w.pool.TakeBack())
-	given := w.committer.take()
+	given := w.committer.take(nil)
 	require.Len(t, given, 2)
 	for i, id := range []string{"a", "b"} {
 		require.Equal(t, release, given[i].kind)

@@ -209,18 +209,18 @@ func (w *Worker) endedBefore(ctx context.Context, jobs []*job) (ended map[string
 }
 
 // ended is called by the pool when a task ended.
-func (w *Worker) ended(o *pool.Outcome) {
+func (w *Worker) ended(o pool.Outcome) {
 	j := o.Task.Job.(*job)
 	if o.Status == execution.Stuck {
 		w.log.Error("execution is stuck: it ignored its cancellation", append(j.attrs(), "cause", o.Cause, "stack", o.Err.Traceback)...)
 		w.tell(event{Type: "execution.stuck", ExecutionID: printableID(j.claimed.ID), Workflow: j.context.Workflow})
 		poke(w.changed)
 	}
-	w.finished(w.finish(j, o), o)
+	w.finished(w.finish(j, &o), &o)
 }
 
 // endedLate is called by the pool when a stuck task returned after all.
-func (w *Worker) endedLate(o *pool.Outcome) {
+func (w *Worker) endedLate(o pool.Outcome) {
 	j := o.Task.Job.(*job)
 	result := w.result(j, o.Status, o.Err)
 	if o.Interrupted {

@@ -112,7 +112,7 @@ func TestAClaimThatWaitsIsForFreeSlots(t *testing.T) {
 	w := newWorker(t)
 	w.registered.Store(true)
 	ended := make(chan struct{}, 100)
-	w.pool = pool.New(pool.Options{Concurrency: 4, Done: func(*pool.Outcome) { ended <- struct{}{} }})
+	w.pool = pool.New(pool.Options{Concurrency: 4, Done: func(pool.Outcome) { ended <- struct{}{} }})
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { _ = w.pool.Run(ctx) })

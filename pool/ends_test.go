@@ -116,12 +116,12 @@ func TestLateFollowsStuck(t *testing.T) {
 		var mu sync.Mutex
 		var said []execution.Status
 		open := make(chan struct{})
-		note := func(o *pool.Outcome) {
+		note := func(o pool.Outcome) {
 			mu.Lock()
 			defer mu.Unlock()
 			said = append(said, o.Status)
 		}
-		p := pool.New(pool.Options{Concurrency: 1, CancelGrace: grace, Late: note, Done: func(o *pool.Outcome) {
+		p := pool.New(pool.Options{Concurrency: 1, CancelGrace: grace, Late: note, Done: func(o pool.Outcome) {
 			close(open)             // now it returns
 			<-time.After(time.Hour) // and has all the time it wants
 			note(o)
@@ -142,7 +142,7 @@ func TestStuckTaskWithoutLateAndAfterTheEnd(t *testing.T) {
 		open := make(chan struct{})
 		var done sync.WaitGroup
 		done.Add(1)
-		p := pool.New(pool.Options{Concurrency: 1, CancelGrace: 0, Done: func(*pool.Outcome) { done.Done() }})
+		p := pool.New(pool.Options{Concurrency: 1, CancelGrace: 0, Done: func(pool.Outcome) { done.Done() }})
 		ctx, cancel := context.WithCancel(context.Background())
 		var running sync.WaitGroup
 		running.Go(func() { _ = p.Run(ctx) })
@@ -160,7 +160,7 @@ func TestStuckTaskWithoutLateAndAfterTheEnd(t *testing.T) {
 
 func TestNewRefusesMistakesInTheProgram(t *testing.T) {
 	t.Parallel()
-	require.Panics(t, func() { pool.New(pool.Options{Concurrency: 0, Done: func(*pool.Outcome) {}}) })
+	require.Panics(t, func() { pool.New(pool.Options{Concurrency: 0, Done: func(pool.Outcome) {}}) })
 	require.Panics(t, func() { pool.New(pool.Options{Concurrency: 1}) })
 }
 
@@ -170,7 +170,7 @@ func TestNoTaskIsOutOfReach(t *testing.T) {
 	const slots = 8
 	for range 2000 {
 		open := make(chan struct{})
-		p := pool.New(pool.Options{Concurrency: slots, Done: func(*pool.Outcome) { t.Error("nothing ended by itself") }})
+		p := pool.New(pool.Options{Concurrency: slots, Done: func(pool.Outcome) { t.Error("nothing ended by itself") }})
 		ctx, cancel := context.WithCancel(context.Background())
 		var running sync.WaitGroup
 		running.Go(func() { _ = p.Run(ctx) })
@@ -200,7 +200,7 @@ func (l *ledger) add(tasks ...pool.Task) {
 	}
 }
 
-func (l *ledger) done(o *pool.Outcome) {
+func (l *ledger) done(o pool.Outcome) {
 	l.add(o.Task)
 	if o.Status == execution.Stuck {
 		l.mu.Lock()

@@ -157,7 +157,7 @@ func (h *handle) giveUp() {
 	p.inPool--
 	p.stuck++
 	h.told = make(chan struct{})
-	outcome := &Outcome{Task: h.task, Status: execution.Stuck, Cause: h.cause, Started: h.started, Finished: time.Now()}
+	outcome := Outcome{Task: h.task, Status: execution.Stuck, Cause: h.cause, Started: h.started, Finished: time.Now()}
 	outcome.Err = &execution.Error{
 		Type:      execution.TypeStuck,
 		Message:   fmt.Sprintf("%v, and it has not returned %s after it was cancelled", h.cause, p.opts.CancelGrace),
@@ -222,8 +222,8 @@ func (p *Pool) learn(took, apart time.Duration) {
 }
 
 // outcome decides how a returned task ended. A result that came in spite of a cancellation counts: its work is done.
-func (h *handle) outcome(value json.RawMessage, err error) *Outcome {
-	o := &Outcome{Task: h.task, Cause: h.cause, Started: h.started, Finished: h.finished}
+func (h *handle) outcome(value json.RawMessage, err error) Outcome {
+	o := Outcome{Task: h.task, Cause: h.cause, Started: h.started, Finished: h.finished}
 	failure := execution.AsError(err)
 	switch {
 	case failure == nil:

@@ -89,9 +89,9 @@ type Options struct {
 	Concurrency int
 	CancelGrace time.Duration
 	// Done is called once per task, from the goroutine that ran it or, for a stuck one, from a timer's. It must not block.
-	Done func(*Outcome)
+	Done func(Outcome)
 	// Late is called with the outcome of a stuck task that returned after all. nil discards it.
-	Late func(*Outcome)
+	Late func(Outcome)
 }
 
 // Pool is a fixed set of goroutines that run tasks. Make one with [New] and start it with [Pool.Run]. All methods may be

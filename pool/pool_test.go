@@ -43,8 +43,8 @@ type bench struct {
 	stop func()
 
 	mu   sync.Mutex
-	done map[string][]*pool.Outcome
-	late map[string][]*pool.Outcome
+	done map[string][]pool.Outcome
+	late map[string][]pool.Outcome
 }
 
 // setup starts a pool that ends with the test.
@@ -55,7 +55,7 @@ func setup(t *testing.T, concurrency int) *bench {
 
 func setupWith(t *testing.T, concurrency int, grace time.Duration) *bench {
 	t.Helper()
-	b := &bench{t: t, done: map[string][]*pool.Outcome{}, late: map[string][]*pool.Outcome{}}
+	b := &bench{t: t, done: map[string][]pool.Outcome{}, late: map[string][]pool.Outcome{}}
 	b.Pool = pool.New(pool.Options{Concurrency: concurrency, CancelGrace: grace, Done: b.note(b.done), Late: b.note(b.late)})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -69,8 +69,8 @@ func setupWith(t *testing.T, concurrency int, grace time.Duration) *bench {
 	return b
 }
 
-func (b *bench) note(into map[string][]*pool.Outcome) func(*pool.Outcome) {
-	return func(o *pool.Outcome) {
+func (b *bench) note(into map[string][]pool.Outcome) func(pool.Outcome) {
+	return func(o pool.Outcome) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		into[o.Task.ID] = append(into[o.Task.ID], o)
@@ -78,7 +78,7 @@ func (b *bench) note(into map[string][]*pool.Outcome) func(*pool.Outcome) {
 }
 
 // only returns the one outcome of a task.
-func (b *bench) only(id string) *pool.Outcome {
+func (b *bench) only(id string) pool.Outcome {
 	b.t.Helper()
 	synctest.Wait()
 	b.mu.Lock()
@@ -402,7 +402,7 @@ func TestRoomFollowsTheServiceTime(t *testing.T) {
 
 func TestSubmitBeyondTheQueuePanics(t *testing.T) {
 	t.Parallel()
-	p := pool.New(pool.Options{Concurrency: 1, Done: func(*pool.Outcome) {}}) // does not run
+	p := pool.New(pool.Options{Concurrency: 1, Done: func(pool.Outcome) {}}) // does not run
 	for range 1 + pool.MaxAhead {
 		p.Submit(pool.Task{Job: returns("1")})
 	}
@@ -452,7 +452,7 @@ func TestEveryTaskEndsInExactlyOnePlace(t *testing.T) {
 
 func BenchmarkDispatch(b *testing.B) {
 	var left sync.WaitGroup
-	p := pool.New(pool.Options{Concurrency: 16, Done: func(*pool.Outcome) { left.Done() }})
+	p := pool.New(pool.Options{Concurrency: 16, Done: func(pool.Outcome) { left.Done() }})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = p.Run(ctx) })

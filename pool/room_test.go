@@ -111,7 +111,7 @@ func TestRoomAheadEndsAtHalfTheWait(t *testing.T) {
 // The wait of the first tasks counts from when they came, not from when something last ran.
 func TestStallCountsFromSubmission(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		p := pool.New(pool.Options{Concurrency: 1, Done: func(*pool.Outcome) {}}) // does not run
+		p := pool.New(pool.Options{Concurrency: 1, Done: func(pool.Outcome) {}}) // does not run
 		p.Submit(pool.Task{ID: "a"})
 		p.Submit(pool.Task{ID: "b"})
 		require.False(t, p.Stalled())
@@ -171,7 +171,7 @@ func TestOutcomesSayWhatWaitsAndHowFast(t *testing.T) {
 	})
 }
 
-func last(b *bench, id string) *pool.Outcome {
+func last(b *bench, id string) pool.Outcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.done[id][len(b.done[id])-1]

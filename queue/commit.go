@@ -65,7 +65,7 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 	}
 	k := q.Keys
 	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended}
-	args := make([]any, 0, 15+len(batch)*6)
+	args := make([]any, 0, 64+2*len(batch)) // most columns are short
 	args = columns(append(args, maxDead, len(batch), joined(batch)), batch)
 	for i := range batch {
 		c := &batch[i]

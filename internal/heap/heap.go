@@ -2,8 +2,8 @@
 //
 // A worker's live heap is a few megabytes and turns over hundreds of them a second, so that Go's default, which collects when
 // the heap has doubled, collects a hundred times a second: a third of the processor. Go has no setting for a smallest heap;
-// this package sets the percentage after each collection so that at least a floor of garbage may gather. A large live heap is
-// collected when it has tripled.
+// this package sets the percentage after each collection so that at least a floor of garbage may gather, and several times what a
+// collection looks at, up to a limit: with ten thousand waiting executions that is their stacks above all. From there on, Go's default.
 package heap
 
 import (
@@ -13,9 +13,12 @@ import (
 	"runtime/metrics"
 )
 
-// defaultPercent is for large heaps: memory for time, as the floor is for small ones. Marking the stacks of ten thousand waiting
-// executions is what a collection costs then.
-const defaultPercent = 200
+const (
+	// times is how many times what a collection looks at may gather as garbage before the next.
+	times = 4
+	// plenty is where that ends.
+	plenty = 128 << 20
+)
 
 // KeepFloor lets at least so many bytes of garbage gather between two collections, from now on for this whole process. Where
 // the environment sets GOGC it does nothing: somebody knows better.
@@ -35,16 +38,20 @@ type tuner struct {
 
 // tune sets the percentage for the next collection, and has itself called after it.
 func (t *tuner) tune() {
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	metrics.Read(live)
-	want := defaultPercent
-	if bytes := live[0].Value.Uint64(); bytes < t.floor {
-		want = int(max(defaultPercent, min(100*t.floor/max(bytes, 1<<20), 10_000)))
-	}
+	looked := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}}
+	metrics.Read(looked)
+	want := percentage(looked[0].Value.Uint64()+looked[1].Value.Uint64(), t.floor)
 	if want > t.percent*5/4 || want < t.percent*4/5 { // setting it stops the world for a moment
 		debug.SetGCPercent(want)
 		t.percent = want
 	}
 	type sentinel struct{ _ [16]byte }
 	runtime.SetFinalizer(&sentinel{}, func(*sentinel) { t.tune() })
+}
+
+// percentage is that of Go: how much garbage may gather, of what the last collection looked at.
+func percentage(looked, floor uint64) int {
+	looked = max(looked, 1<<20)
+	garbage := max(looked, floor, min(times*looked, plenty))
+	return int(min(100*garbage/looked, 10_000))
 }

@@ -24,12 +24,22 @@ func TestFloorHoldsForASmallHeapAndNotForALargeOne(t *testing.T) {
 	for i := range large {
 		large[i] = new([1 << 10]byte)
 	}
-	for i := 0; percent() != defaultPercent && i < 100; i++ { // the finalizer runs soon after a collection
+	for i := 0; percent() != 100 && i < 100; i++ { // the finalizer runs soon after a collection
 		runtime.GC()
 		runtime.Gosched()
 	}
-	require.Equal(t, defaultPercent, percent(), "256 live megabytes")
+	require.Equal(t, 100, percent(), "256 live megabytes")
 	runtime.KeepAlive(large)
+}
+
+func TestPercentage(t *testing.T) {
+	const mib, floor = 1 << 20, 16 << 20
+	for looked, garbage := range map[uint64]uint64{
+		mib: floor, 2 * mib: floor, 8 * mib: 32 * mib, 40 * mib: 128 * mib, 100 * mib: 128 * mib, 200 * mib: 200 * mib,
+	} {
+		require.InDelta(t, garbage, uint64(percentage(looked, floor))*looked/100, mib, "%d MiB", looked/mib)
+	}
+	require.Equal(t, 1600, percentage(0, floor), "nothing was collected yet")
 }
 
 func TestGOGCIsLeftAlone(t *testing.T) {
