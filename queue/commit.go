@@ -258,6 +258,5 @@ func (q *Queue) AppendLogs(ctx context.Context, lines []LogLine) error {
 	for key := range touched {
 		pipe.PExpire(ctx, key, logTTL)
 	}
-	_, err := pipe.Exec(ctx)
-	return wrap("append logs", err)
+	return wrap("append logs", execute(ctx, pipe))
 }

@@ -33,8 +33,7 @@ func (q *Queue) PushReceipt(ctx context.Context, request string, receipt []byte)
 	pipe := q.rdb.TxPipeline()
 	pipe.RPush(ctx, key, receipt)
 	pipe.PExpire(ctx, key, receiptTTL)
-	_, err := pipe.Exec(ctx)
-	return wrap("push receipt", err)
+	return wrap("push receipt", execute(ctx, pipe))
 }
 
 // PopReceipt waits up to timeout for the next acknowledgement of a request; nil means that none came.

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -39,6 +40,21 @@ func classify(err error) error {
 		}
 	}
 	return fmt.Errorf("%w: %s", ErrRefused, strings.TrimSpace(text))
+}
+
+// execute runs a transaction. Where Redis would not queue one of its commands, that refusal is the error: the transaction's own says
+// only that there was one.
+func execute(ctx context.Context, tx redis.Pipeliner) error {
+	commands, err := tx.Exec(ctx)
+	if err == nil || !strings.HasPrefix(err.Error(), "EXECABORT") {
+		return err
+	}
+	for _, command := range commands {
+		if refusal := command.Err(); refusal != nil && !strings.HasPrefix(refusal.Error(), "EXECABORT") {
+			return refusal
+		}
+	}
+	return err
 }
 
 // IsPassing says whether an [ErrRefused] is about the server's condition, which passes, rather than about the request:

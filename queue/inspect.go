@@ -68,7 +68,7 @@ func (q *Queue) locate(ctx context.Context, id string) (*Whereabouts, error) {
 	due, cancel := tx.ZScore(ctx, k.Scheduled, id), tx.HGet(ctx, k.Cancels, id)
 	attempts, recoveries := tx.HGet(ctx, k.Attempts, id), tx.HGet(ctx, k.Recoveries, id)
 	document, lines := tx.HGet(ctx, k.Executions, id), tx.XRevRangeN(ctx, k.Logs(id), "+", "-", 10)
-	if _, err := tx.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	if err := execute(ctx, tx); err != nil && !errors.Is(err, redis.Nil) {
 		return nil, wrap("inspect", err)
 	}
 	w.NowMS, w.Pending = now.Val().UnixMilli(), length.Val()

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strconv"
@@ -53,20 +54,22 @@ func newer(version, cached string) bool {
 	return version != cached && number(version) != number(cached)
 }
 
+// fetchModules reads between two looks at the version: it is no transaction, since a Redis whose memory is full lets nobody queue
+// one, not even to read, and what was claimed before is to run.
 func (q *Queue) fetchModules(ctx context.Context) (string, map[string]string, error) {
-	tx := q.rdb.TxPipeline()
-	version, sources := tx.Get(ctx, q.Keys.ModulesVersion), tx.HGetAll(ctx, q.Keys.Modules)
-	if _, err := tx.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return "", nil, wrap("modules", err)
+	for {
+		pipe := q.rdb.Pipeline()
+		before, sources, after := pipe.Get(ctx, q.Keys.ModulesVersion), pipe.HGetAll(ctx, q.Keys.Modules), pipe.Get(ctx, q.Keys.ModulesVersion)
+		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+			return "", nil, wrap("modules", err)
+		}
+		if err := sources.Err(); err != nil {
+			return "", nil, wrap("modules", err)
+		}
+		if before.Val() == after.Val() {
+			return cmp.Or(after.Val(), "0"), sources.Val(), nil
+		}
 	}
-	if err := sources.Err(); err != nil {
-		return "", nil, wrap("modules", err)
-	}
-	current := version.Val()
-	if current == "" {
-		current = "0"
-	}
-	return current, sources.Val(), nil
 }
 
 // Modules reads every workflow module afresh, with the version they are of.
@@ -89,7 +92,7 @@ func (q *Queue) PushModules(ctx context.Context, sources map[string]string, gone
 		tx.HDel(ctx, q.Keys.Modules, gone...)
 	}
 	version := tx.Incr(ctx, q.Keys.ModulesVersion)
-	if _, err := tx.Exec(ctx); err != nil {
+	if err := execute(ctx, tx); err != nil {
 		return "", wrap("push modules", err)
 	}
 	return strconv.FormatInt(version.Val(), 10), nil
@@ -100,7 +103,7 @@ func (q *Queue) DeleteModules(ctx context.Context, paths ...string) (int, error)
 	tx := q.rdb.TxPipeline()
 	deleted := tx.HDel(ctx, q.Keys.Modules, paths...)
 	tx.Incr(ctx, q.Keys.ModulesVersion)
-	if _, err := tx.Exec(ctx); err != nil {
+	if err := execute(ctx, tx); err != nil {
 		return 0, wrap("delete modules", err)
 	}
 	return int(deleted.Val()), nil

@@ -80,7 +80,7 @@ func (q *Queue) QuarantineRemove(ctx context.Context, workflow string) (bool, er
 	tx := q.rdb.TxPipeline()
 	tx.Del(ctx, q.Keys.Incidents(workflow))
 	removed := tx.HDel(ctx, q.Keys.Quarantine, workflow)
-	if _, err := tx.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	if err := execute(ctx, tx); err != nil && !errors.Is(err, redis.Nil) {
 		return false, wrap("quarantine", err)
 	}
 	return removed.Val() > 0, nil
