@@ -52,19 +52,17 @@ const (
 type item struct {
 	job    *job
 	kind   kind
-	result *execution.Result // for commit and late
-	pause  time.Duration     // for again
-	err    *execution.Error  // for again: what is tried again
-	why    string            // for late
+	result execution.Result // for commit and late
+	pause  time.Duration    // for again
+	err    *execution.Error // for again: what is tried again
+	why    string           // for late
 }
 
 func (it *item) bytes() int {
 	bytes := 256 + len(it.job.claimed.ID) + len(it.job.claimed.Context)
-	if r := it.result; r != nil {
-		bytes += len(r.Value) + len(r.Meta)
-		if r.Err != nil {
-			bytes += len(r.Err.Message) + len(r.Err.Traceback)
-		}
+	bytes += len(it.result.Value) + len(it.result.Meta)
+	if failed := it.result.Err; failed != nil {
+		bytes += len(failed.Message) + len(failed.Traceback)
 	}
 	return bytes
 }
@@ -280,12 +278,12 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 	for i, outcome := range outcomes {
 		if outcome == queue.CommitDone || (outcome == queue.CommitGone && repeated) {
 			c.w.count(items[i].result.Status)
-			c.w.opts.Observer.Executed(items[i].result)
+			c.w.opts.Observer.Executed(&items[i].result)
 			c.w.incident(items[i].job, items[i].result.Status)
 			continue
 		}
 		c.w.log.Warn("the claim was no longer ours; the outcome goes to late", items[i].job.attrs()...)
-		lost = append(lost, queue.LateOutcome{Result: items[i].result, Why: "claim lost"})
+		lost = append(lost, queue.LateOutcome{Result: &items[i].result, Why: "claim lost"})
 	}
 	c.keepLate(ctx, lost)
 	return nil
@@ -293,14 +291,11 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 
 func (it *item) commit() queue.Commit {
 	c := &it.job.claimed
-	out := queue.Commit{Token: c.Token, Result: it.result, History: c.Attempts > 0 || c.Cancel != "" || it.result.Status == execution.Cancelled}
-	if it.job.context != nil {
-		out.ReplyTTL = it.job.context.ReplyTTL
-	}
+	out := queue.Commit{Token: c.Token, Result: &it.result, ReplyTTL: it.job.replyTTL, History: c.Attempts > 0 || c.Cancel != "" || it.result.Status == execution.Cancelled}
 	switch it.result.Status {
 	case execution.Succeeded, execution.Cancelled:
 	case execution.Rejected:
-		out.Dead = it.job.context != nil // without a context there is nothing to submit again
+		out.Dead = it.job.read // without a context there is nothing to submit again
 	default:
 		out.Dead = true
 	}
@@ -347,7 +342,7 @@ func (c *committer) again(ctx context.Context, items []item) error {
 func (c *committer) late(ctx context.Context, items []item) {
 	batch := make([]queue.LateOutcome, len(items))
 	for i := range items {
-		batch[i] = queue.LateOutcome{Result: items[i].result, Why: items[i].why}
+		batch[i] = queue.LateOutcome{Result: &items[i].result, Why: items[i].why}
 	}
 	c.keepLate(ctx, batch)
 }

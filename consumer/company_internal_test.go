@@ -25,7 +25,7 @@ type results struct {
 func (r *results) end(after time.Duration) { r.endAs(commit, after, "") }
 
 func (r *results) endAs(k kind, after time.Duration, value string) {
-	it := item{job: &job{claimed: queue.Claimed{ID: "x"}}, kind: k, result: &execution.Result{Value: []byte(value)}}
+	it := item{job: &job{claimed: queue.Claimed{ID: "x"}}, kind: k, result: execution.Result{Value: []byte(value)}}
 	r.finished(it, &pool.Outcome{Finished: r.began.Add(after), Backlog: r.backlog, Pace: r.pace})
 }
 

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"runtime"
@@ -21,6 +22,7 @@ type fetcher struct {
 	idle      bool          // the last claim left nothing: block before the next
 	due       time.Duration // from the last claim until the next scheduled execution; below 0: none
 	lone      []*job        // to run alone, before anything else is claimed
+	space     []queue.Claimed
 }
 
 // Run fetches until ctx ends (drain, recycle, shutdown). Whatever it holds then that has not started is released. It returns
@@ -91,7 +93,9 @@ func (f *fetcher) claim(ctx context.Context, want int) error {
 	defer cancel()
 	f.seq++
 	incarnation := f.w.Incarnation()
-	reply, err := f.ask(ctx, queue.Claim{Incarnation: incarnation, Seq: f.seq, Want: want, MaxContextBytes: f.w.opts.ContextMaxBytes})
+	reply, err := f.ask(ctx, queue.Claim{
+		Incarnation: incarnation, Seq: f.seq, Want: want, MaxContextBytes: f.w.opts.ContextMaxBytes, Space: f.space,
+	})
 	if errors.Is(err, queue.ErrNotRegistered) {
 		poke(f.w.beatNow) // the heartbeat finds out, and fences
 		return err
@@ -112,6 +116,8 @@ func (f *fetcher) claim(ctx context.Context, want int) error {
 	f.idle = !reply.More && !f.uncertain
 	f.uncertain, f.due = false, time.Duration(reply.NextDueMS)*time.Millisecond
 	f.lone = f.w.accept(ctx, incarnation, reply)
+	clear(reply.Claimed) // its jobs have copies
+	f.space = reply.Claimed[:0]
 	runtime.Gosched() // what was claimed starts before this goroutine asks Redis for more
 	return nil
 }
@@ -154,6 +160,7 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 	defer w.fencing.RUnlock()
 	// Fenced, drained, paused or choked while the claim was on its way.
 	unwanted := w.Incarnation() != incarnation || !w.accepting() || w.choked.Load()
+	var says execution.Context // what each of them says, in turn
 	for _, j := range jobs {
 		if unwanted || (unsure && j.claimed.Missing) {
 			w.committer.add(item{job: j, kind: release})
@@ -164,7 +171,7 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 			w.committer.add(item{job: j, kind: drop})
 			continue
 		}
-		if status, refused := w.admit(j, reply.ModulesVersion); refused != nil {
+		if status, refused := w.admit(j, reply.ModulesVersion, &says); refused != nil {
 			w.committer.add(item{job: j, kind: commit, result: w.result(j, status, refused)})
 			continue
 		}
@@ -180,11 +187,7 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 // submit hands a job to the pool.
 func (w *Worker) submit(j *job) {
 	failpoint.Hit("before-submit")
-	timeout := j.context.Timeout
-	if timeout == 0 {
-		timeout = w.opts.Timeout
-	}
-	w.pool.Submit(pool.Task{ID: j.claimed.ID, Timeout: timeout, Job: j})
+	w.pool.Submit(pool.Task{ID: j.claimed.ID, Timeout: cmp.Or(j.timeout, w.opts.Timeout), Job: j})
 }
 
 // endedBefore finds, among claimed IDs that have no context, those that have a result: a second push of an execution must not
@@ -213,7 +216,7 @@ func (w *Worker) ended(o pool.Outcome) {
 	j := o.Task.Job.(*job)
 	if o.Status == execution.Stuck {
 		w.log.Error("execution is stuck: it ignored its cancellation", append(j.attrs(), "cause", o.Cause, "stack", o.Err.Traceback)...)
-		w.tell(event{Type: "execution.stuck", ExecutionID: printableID(j.claimed.ID), Workflow: j.context.Workflow})
+		w.tell(event{Type: "execution.stuck", ExecutionID: printableID(j.claimed.ID), Workflow: j.workflow})
 		poke(w.changed)
 	}
 	w.finished(w.finish(j, &o), &o)

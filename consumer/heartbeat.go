@@ -271,7 +271,7 @@ func (w *Worker) runs() string {
 	list := []Run{}
 	for _, r := range running[:min(len(running), MaxRuns)] {
 		j := r.Job.(*job)
-		list = append(list, Run{ID: r.ID, Workflow: j.context.Workflow, SinceMS: j.redisClock(r.Started), Stuck: r.Stuck, Asked: !r.Cancelled.IsZero()})
+		list = append(list, Run{ID: r.ID, Workflow: j.workflow, SinceMS: j.redisClock(r.Started), Stuck: r.Stuck, Asked: !r.Cancelled.IsZero()})
 	}
 	document, _ := json.Marshal(list) // strings and numbers: cannot fail
 	return string(document)

@@ -51,11 +51,12 @@ func TestWhatWaitsForRedisIsCounted(t *testing.T) {
 	document := []byte(`{"workflow":"w","reply_ttl_seconds":5,"meta":{"a":1},"params":{"b":"` + strings.Repeat("x", heavy) + `"}}`)
 	parsed, err := execution.ParseContext(document)
 	require.NoError(t, err)
-	j := &job{claimed: queue.Claimed{ID: "x", Token: "t", Context: document}, incarnation: "i", context: parsed}
+	j := &job{claimed: queue.Claimed{ID: "x", Token: "t", Context: document}, incarnation: "i"}
+	j.take(parsed)
 	failed := &execution.Error{Type: "T", Message: strings.Repeat("m", 1000), Traceback: strings.Repeat("t", 1000)}
 	it := w.finish(j, &pool.Outcome{Task: pool.Task{Job: j}, Status: execution.Failed, Err: failed})
 	require.Nil(t, it.job.claimed.Context)
-	require.Nil(t, it.job.context.Params)
+	require.Nil(t, it.job.call.Params)
 	require.Equal(t, j.held(), it.job.held())
 	require.Equal(t, json.RawMessage(`{"a":1}`), it.result.Meta)
 	require.Less(t, cap(it.result.Meta), heavy, "a copy")

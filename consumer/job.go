@@ -19,14 +19,18 @@ import (
 	"github.com/bobbin-run/bobbin/runner"
 )
 
-// job is one claimed execution on its way through the worker: what was claimed, what it asks for, who runs it.
-// It is written once, before it is shared, but for what
-// is atomic.
+// job is one claimed execution on its way through the worker: what was claimed, what it asks for, who runs it. It is written
+// once, before it is shared, but for what is atomic and for call, which its handler may write to.
 type job struct {
 	claimed     queue.Claimed
 	incarnation string
 	since       time.Time // when the claim's reply was read, on the monotonic clock
-	context     *execution.Context
+	read        bool      // the context could be read: what follows is what it says
+	workflow    string
+	meta        json.RawMessage
+	timeout     time.Duration    // 0: the worker's
+	retry       *execution.Retry // nil: a failure is final
+	replyTTL    time.Duration    // 0: no reply list
 	call        runner.Call
 	runner      runner.Runner
 	worker      *Worker
@@ -48,14 +52,14 @@ func (j *job) Run(ctx context.Context) (json.RawMessage, error) {
 func (j *job) held() queue.Held { return queue.Held{ID: j.claimed.ID, Token: j.claimed.Token} }
 
 // admit decides whether a claimed execution can run. It returns the error it is to be answered with, or nil when the job is
-// ready for the pool.
-func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execution.Error) {
+// ready for the pool. It reads the context into says, which is free again when it returns.
+func (w *Worker) admit(j *job, modulesVersion string, says *execution.Context) (execution.Status, *execution.Error) {
 	c := &j.claimed
 	id, err := execution.ParseID(c.ID)
 	if err != nil {
 		return execution.Rejected, &execution.Error{Type: execution.TypeInvalidID, Message: err.Error()}
 	}
-	if refused := w.readContext(j); refused != nil {
+	if refused := w.readContext(j, says); refused != nil {
 		return execution.Rejected, refused
 	}
 	if c.Cancel != "" && w.cancelHolds(c) {
@@ -65,15 +69,10 @@ func (w *Worker) admit(j *job, modulesVersion string) (execution.Status, *execut
 		return execution.Lost, &execution.Error{Type: execution.TypeWorkerLost, Message: fmt.Sprintf(
 			"the workers that ran it died %d times, the limit of recoveries is %d", c.Recoveries, limit)}
 	}
-	if refused := w.refused(j.context.Workflow); refused != nil {
+	if refused := w.refused(j.workflow); refused != nil {
 		return execution.Rejected, refused
 	}
-	x := j.context
-	j.call = runner.Call{
-		ID: id, Attempt: c.Attempt(), Workflow: x.Workflow, Function: x.Function, Params: x.Params, Meta: x.Meta,
-		ContentSHA256: x.ContentSHA256, Traceparent: x.Traceparent, ModulesVersion: modulesVersion, Log: w.log,
-		Isolation: x.Isolation, Reporter: j,
-	}
+	j.call.ID, j.call.ModulesVersion, j.call.Log, j.call.Reporter = id, modulesVersion, w.log, j
 	j.runner, j.worker = w.runner, w
 	return "", nil
 }
@@ -91,7 +90,7 @@ func (w *Worker) cancelHolds(c *queue.Claimed) bool {
 	return true
 }
 
-func (w *Worker) readContext(j *job) *execution.Error {
+func (w *Worker) readContext(j *job, says *execution.Context) *execution.Error {
 	c := &j.claimed
 	var message string
 	switch {
@@ -100,9 +99,9 @@ func (w *Worker) readContext(j *job) *execution.Error {
 	case c.Context == nil && c.Size > 0:
 		message = fmt.Sprintf("context is %d bytes, expected at most %d", c.Size, w.opts.ContextMaxBytes)
 	default:
-		parsed, err := w.guarded(execution.ParseContext, c)
+		err := w.guarded((*execution.Context).Parse, says, c)
 		if err == nil {
-			j.context = parsed
+			j.take(says)
 			return nil
 		}
 		message = err.Error()
@@ -110,17 +109,26 @@ func (w *Worker) readContext(j *job) *execution.Error {
 	return &execution.Error{Type: execution.TypeInvalidContext, Message: message}
 }
 
+// take takes what the context says, so that it can be used for the next one.
+func (j *job) take(x *execution.Context) {
+	j.read, j.workflow, j.meta, j.timeout, j.retry, j.replyTTL = true, x.Workflow, x.Meta, x.Timeout, x.Retry, x.ReplyTTL
+	j.call = runner.Call{
+		Attempt: j.claimed.Attempt(), Workflow: x.Workflow, Function: x.Function, Params: x.Params, Meta: x.Meta,
+		ContentSHA256: x.ContentSHA256, Traceparent: x.Traceparent, Isolation: x.Isolation,
+	}
+}
+
 // guarded reads a context. Should that panic, which were a defect of ours, one execution is rejected: it would otherwise end one
 // worker after another, since nobody has read yet how often it did.
-func (w *Worker) guarded(read func(document []byte) (*execution.Context, error), c *queue.Claimed) (x *execution.Context, err error) {
+func (w *Worker) guarded(read func(*execution.Context, []byte) error, says *execution.Context, c *queue.Claimed) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
 			w.log.Error("reading a context panicked: this is a defect of Bobbin", "execution_id", printableID(c.ID), "panic", reason,
 				"stack", string(debug.Stack()))
-			x, err = nil, fmt.Errorf("context could not be read: %v", reason)
+			err = fmt.Errorf("context could not be read: %v", reason)
 		}
 	}()
-	return read(c.Context)
+	return read(says, c.Context)
 }
 
 // finish turns how the pool says a job ended into what is to be written.
@@ -134,7 +142,7 @@ func (w *Worker) finish(j *job, o *pool.Outcome) item {
 			o.Status = execution.Failed
 		}
 	}
-	if retry := j.context.Retry; retry != nil && (o.Status == execution.Failed || o.Status == execution.TimedOut) {
+	if retry := j.retry; retry != nil && (o.Status == execution.Failed || o.Status == execution.TimedOut) {
 		if spent := j.claimed.Attempt() - j.claimed.Recoveries; spent < retry.MaxAttempts {
 			return item{job: j, kind: again, pause: retry.Backoff(spent), err: o.Err}
 		}
@@ -155,9 +163,11 @@ func (j *job) light() *job {
 	if len(j.claimed.Context) <= heavy {
 		return j
 	}
-	kept := &job{claimed: j.claimed, incarnation: j.incarnation, since: j.since, worker: j.worker, place: j.place}
+	kept := &job{
+		claimed: j.claimed, incarnation: j.incarnation, since: j.since, worker: j.worker, place: j.place,
+		read: j.read, workflow: j.workflow, replyTTL: j.replyTTL,
+	}
 	kept.claimed.Context = nil
-	kept.context = &execution.Context{Workflow: j.context.Workflow, ReplyTTL: j.context.ReplyTTL}
 	return kept
 }
 
@@ -177,13 +187,10 @@ func (w *Worker) checkValue(value json.RawMessage) (json.RawMessage, *execution.
 }
 
 // result begins the stream entry of a job.
-func (w *Worker) result(j *job, status execution.Status, err *execution.Error) *execution.Result {
-	r := &execution.Result{
+func (w *Worker) result(j *job, status execution.Status, err *execution.Error) execution.Result {
+	r := execution.Result{
 		ID: j.claimed.ID, Worker: j.incarnation, Attempt: j.claimed.Attempt(), Status: status,
-		ClaimedMS: j.claimed.ClaimedMS, FinishedMS: j.redisClock(time.Now()), Err: bounded(err),
-	}
-	if j.context != nil {
-		r.Workflow, r.Meta = j.context.Workflow, j.context.Meta
+		ClaimedMS: j.claimed.ClaimedMS, FinishedMS: j.redisClock(time.Now()), Err: bounded(err), Workflow: j.workflow, Meta: j.meta,
 	}
 	if len(j.claimed.Context) > heavy {
 		r.Meta = bytes.Clone(r.Meta) // it is a piece of the context
@@ -216,11 +223,7 @@ func clip(s string) string {
 }
 
 func (j *job) attrs() []any {
-	workflow := ""
-	if j.context != nil {
-		workflow = j.context.Workflow
-	}
-	return []any{slog.String("execution_id", printableID(j.claimed.ID)), slog.String("workflow", workflow), slog.Int("attempt", j.claimed.Attempt())}
+	return []any{slog.String("execution_id", printableID(j.claimed.ID)), slog.String("workflow", j.workflow), slog.Int("attempt", j.claimed.Attempt())}
 }
 
 // printableID makes a raw ID fit for a log line.

@@ -288,7 +288,7 @@ func (b *brain) stacks() string {
 			attrs, r.Stack = append(attrs, "goroutine", r.Stack), own[i]
 		}
 		b.w.log.Info("execution running", append(attrs, "stack", r.Stack)...)
-		fmt.Fprintf(&all, "execution %s, workflow %s, running for %s\n%s\n\n", r.ID, j.context.Workflow, time.Since(r.Started).Round(time.Millisecond), r.Stack)
+		fmt.Fprintf(&all, "execution %s, workflow %s, running for %s\n%s\n\n", r.ID, j.workflow, time.Since(r.Started).Round(time.Millisecond), r.Stack)
 	}
 	b.w.log.Info("end of running executions", "running", len(running))
 	return clip(all.String())

@@ -10,11 +10,11 @@ import (
 
 // incident counts a stuck or lost execution against its workflow. Nothing waits for it.
 func (w *Worker) incident(j *job, status execution.Status) {
-	if w.opts.QuarantineThreshold < 0 || j.context == nil || (status != execution.Stuck && status != execution.Lost) {
+	if w.opts.QuarantineThreshold < 0 || !j.read || (status != execution.Stuck && status != execution.Lost) {
 		return
 	}
 	i := queue.Incident{
-		ID: j.claimed.ID, Workflow: j.context.Workflow, What: string(status), Window: w.opts.QuarantineWindow, Threshold: w.opts.QuarantineThreshold,
+		ID: j.claimed.ID, Workflow: j.workflow, What: string(status), Window: w.opts.QuarantineWindow, Threshold: w.opts.QuarantineThreshold,
 	}
 	w.send("incident", func(ctx context.Context, q *queue.Queue) error {
 		quarantined, err := q.Incident(ctx, i)

@@ -95,6 +95,24 @@ func TestResultsReturnedToOrchestrator(t *testing.T) {
 	})
 }
 
+// What a handler does to the call that it was given is its own business: the result says what was submitted.
+func TestWhatAHandlerWritesToItsCallIsNotInTheResult(t *testing.T) {
+	scribbler := func() *runner.Mux {
+		mux := runner.NewMux()
+		mux.Handle("scribble", runner.Func(func(_ context.Context, call *runner.Call) (json.RawMessage, error) {
+			*call = runner.Call{ID: "other", Workflow: "other", Meta: json.RawMessage(`{"other":1}`), Attempt: 7}
+			return nil, nil
+		}))
+		return mux
+	}
+	each(t, scribbler, func(t *testing.T, f *fleet) {
+		f.start()
+		f.submit("mine", `{"workflow":"scribble","meta":{"tenant":"acme"}}`)
+		r := f.result("mine")
+		require.Equal(t, []any{"scribble", 1, `{"tenant":"acme"}`}, []any{r.Workflow, r.Attempt, string(r.Meta)})
+	})
+}
+
 func TestEveryEndIsOneResult(t *testing.T) {
 	each(t, handlers, func(t *testing.T, f *fleet) {
 		f.start()

@@ -25,7 +25,7 @@ const (
 var ErrInvalidContext = errors.New("invalid context")
 
 // Context is the document that says what an execution runs. The zero value of an optional field means "not given": the
-// worker's default applies. A Context is immutable once parsed, so that goroutines may share it.
+// worker's default applies. Goroutines may share one that nobody parses into.
 type Context struct {
 	Workflow      string
 	Function      string          // DefaultFunction unless given
@@ -72,7 +72,16 @@ func quote(raw []byte) string { return strings.ToValidUTF8(clip(string(raw), 60)
 // ParseContext decodes a context document strictly: unknown fields (names are case-sensitive), wrong types and values out
 // of range are errors that name the field, the value and what was expected. The returned Context keeps pieces of data.
 func ParseContext(data []byte) (*Context, error) {
-	x := &Context{Function: DefaultFunction, Params: emptyObject, Meta: emptyObject}
+	x := &Context{}
+	if err := x.Parse(data); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// Parse is [ParseContext] into a Context that exists. After an error it holds nothing to rely on.
+func (x *Context) Parse(data []byte) error {
+	*x = Context{Function: DefaultFunction, Params: emptyObject, Meta: emptyObject}
 	var isObject bool
 	var failed error
 	for name, value := range members(data, &isObject) {
@@ -82,13 +91,13 @@ func ParseContext(data []byte) (*Context, error) {
 	}
 	switch {
 	case !isObject:
-		return nil, documentError(data)
+		return documentError(data)
 	case failed != nil:
-		return nil, failed
+		return failed
 	case x.Workflow == "":
-		return nil, fmt.Errorf("%w: field \"workflow\" is missing, expected a module path or the name of a handler", ErrInvalidContext)
+		return fmt.Errorf("%w: field \"workflow\" is missing, expected a module path or the name of a handler", ErrInvalidContext)
 	}
-	return x, nil
+	return nil
 }
 
 // set sets one field.

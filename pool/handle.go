@@ -31,12 +31,19 @@ type handle struct {
 	started  time.Time
 	finished time.Time // its goroutine's own
 	phase    phase
-	asked    time.Time // when cancellation was asked for; zero: never
-	cause    error     // why
-	grace    *time.Timer
-	routine  int64         // ID of the goroutine that runs it
-	told     chan struct{} // closed when the outcome of a stuck task was reported
+	routine  int64 // ID of the goroutine that runs it
+	*ending        // noEnding until it is asked to end
 }
+
+// ending is what there is to know of a task that was asked to end; few are.
+type ending struct {
+	asked time.Time
+	cause error
+	grace *time.Timer   // nil: it has as long as it takes
+	told  chan struct{} // closed when the outcome of a stuck task was reported
+}
+
+var noEnding = &ending{}
 
 // turn is how long a slot runs one short task after another before it lets others have the processor: whoever brings more tasks and
 // whoever writes results down would else wait until nothing is left to run, up to the ten milliseconds after which Go interrupts.
@@ -138,7 +145,7 @@ func (h *handle) ask(cause error) {
 	if h.phase != running || h.cause != nil {
 		return
 	}
-	h.asked, h.cause = time.Now(), cause
+	h.ending = &ending{asked: time.Now(), cause: cause}
 	h.context.end(cause)
 	if !errors.Is(cause, ErrShutdown) { // a worker that leaves has a deadline of its own and blames nobody
 		h.grace = time.AfterFunc(h.pool.opts.CancelGrace, h.giveUp)

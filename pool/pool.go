@@ -158,7 +158,7 @@ func (p *Pool) signal() {
 
 // Submit hands the pool a task. Never submit more than [Pool.Room] said: beyond what the queue holds, Submit panics.
 func (p *Pool) Submit(task Task) {
-	h := &handle{pool: p, task: task}
+	h := &handle{pool: p, task: task, ending: noEnding}
 	p.mu.Lock()
 	if p.queued == len(p.queue) {
 		p.mu.Unlock()
