@@ -27,7 +27,7 @@ import (
 func main() {
 	redis := flag.String("redis", "127.0.0.1:7777", "a Redis whose database 15 may be filled and emptied")
 	bobbin := flag.String("bobbin", "bobbin", "the bobbin binary")
-	tasks := flag.Int("tasks", 50_000, "how many executions")
+	tasks := flag.Int("tasks", 200_000, "how many executions")
 	concurrency := flag.Int("concurrency", 16, "how many at the same time")
 	rounds := flag.Int("rounds", 3, "how often to repeat; medians are reported")
 	flag.Parse()
@@ -48,7 +48,7 @@ func run(redis, bobbin string, tasks, concurrency, rounds int) error {
 		if err != nil {
 			return fmt.Errorf("asynq: %w", err)
 		}
-		ours, err := drainBobbin(bobbin, 4*tasks, concurrency)
+		ours, err := drainBobbin(bobbin, tasks, concurrency)
 		if err != nil {
 			return fmt.Errorf("bobbin: %w", err)
 		}

@@ -27,8 +27,7 @@ func (l *Lab) Drain(ctx context.Context, n, concurrency int) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The slow loop needs fewer for a steady rate.
-		single, err := l.drainRoundTrips(ctx, max(n/5, 1))
+		single, err := l.drainRoundTrips(ctx, n)
 		if err != nil {
 			return nil, err
 		}
