@@ -304,7 +304,9 @@ func (it *item) commit() queue.Commit {
 
 func (c *committer) release(ctx context.Context, items []item) error {
 	failpoint.Hit("before-release")
-	_, err := c.w.queue.Release(ctx, held(items))
+	claims := held(items)
+	slices.Reverse(claims) // see Worker.release
+	_, err := c.w.queue.Release(ctx, claims)
 	failpoint.Hit("after-release")
 	return err
 }

@@ -28,7 +28,7 @@ func TestFenceGivesBackWhatWaits(t *testing.T) {
 	require.Empty(t, w.pool.TakeBack())
 	given := w.committer.take(nil)
 	require.Len(t, given, 2)
-	for i, id := range []string{"a", "b"} {
+	for i, id := range []string{"b", "a"} { // "a" is given back last: it runs first
 		require.Equal(t, release, given[i].kind)
 		require.Equal(t, queue.Held{ID: id, Token: old + ":1:1"}, given[i].job.held())
 	}

@@ -77,11 +77,22 @@ func (f *fetcher) awaitRoom(ctx context.Context) int {
 }
 
 // giveBack releases what the pool has not started.
-func (w *Worker) giveBack() {
-	tasks := w.pool.TakeBack()
-	items := make([]item, len(tasks))
+func (w *Worker) giveBack() { w.release(jobsOf(w.pool.TakeBack())...) }
+
+func jobsOf(tasks []pool.Task) []*job {
+	jobs := make([]*job, len(tasks))
 	for i, task := range tasks {
-		items[i] = item{job: task.Job.(*job), kind: release}
+		jobs[i] = task.Job.(*job)
+	}
+	return jobs
+}
+
+// release gives claims back, so that the first of them runs first. They go in batches, and each batch is put in front of those
+// before: so the last are given back first.
+func (w *Worker) release(jobs ...*job) {
+	items := make([]item, len(jobs))
+	for i, j := range jobs {
+		items[len(jobs)-1-i] = item{job: j, kind: release}
 	}
 	w.committer.add(items...)
 }
@@ -161,9 +172,10 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 	// Fenced, drained, paused or choked while the claim was on its way.
 	unwanted := w.Incarnation() != incarnation || !w.accepting() || w.choked.Load()
 	var says execution.Context // what each of them says, in turn
+	var back []*job
 	for _, j := range jobs {
 		if unwanted || (unsure && j.claimed.Missing) {
-			w.committer.add(item{job: j, kind: release})
+			back = append(back, j)
 			continue
 		}
 		if j.claimed.Missing && ended[j.claimed.ID] {
@@ -180,6 +192,9 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 			continue
 		}
 		w.submit(j)
+	}
+	if len(back) > 0 {
+		w.release(back...)
 	}
 	return lone
 }

@@ -3,8 +3,10 @@ package consumer
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/internal/redistest"
 	"github.com/bobbin-run/bobbin/pool"
 	"github.com/bobbin-run/bobbin/queue"
 	"github.com/bobbin-run/bobbin/runner"
@@ -127,4 +130,43 @@ func TestAClaimThatWaitsIsForFreeSlots(t *testing.T) {
 	}, 20*time.Second, time.Millisecond)
 	f.idle = true
 	require.LessOrEqual(t, f.awaitRoom(ctx), 4)
+}
+
+// What is given back runs in the order in which it was submitted, also where it is more than one batch.
+func TestWhatIsGivenBackKeepsItsOrder(t *testing.T) {
+	t.Parallel()
+	server := redistest.Mini(t)
+	w, err := New(Options{RedisURL: server.URL(), Prefix: server.Prefix, Runner: runner.NewMux(), Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer func() { _ = w.queue.Close() }()
+	const n = 2*maxBatchItems + 100
+	var ids []string
+	for i := range n {
+		ids = append(ids, fmt.Sprint("e", i))
+		require.NoError(t, w.queue.Submit(t.Context(), queue.Submission{ID: execution.ID(ids[i]), Context: []byte(`{"workflow":"w"}`)}))
+	}
+	me := w.Incarnation()
+	require.NoError(t, w.queue.Register(t.Context(), queue.Registration{Incarnation: me, Lease: time.Hour}))
+	var jobs []*job
+	for seq := int64(1); len(jobs) < n; seq++ {
+		reply, err := w.queue.Claim(t.Context(), queue.Claim{Incarnation: me, Seq: seq, Want: n, MaxContextBytes: 1 << 20})
+		require.NoError(t, err)
+		for _, c := range reply.Claimed {
+			jobs = append(jobs, &job{incarnation: me, claimed: c})
+		}
+	}
+	w.ledger.add(jobs)
+	w.release(jobs...)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = w.committer.Run(ctx) })
+	for w.ledger.size() > 0 {
+		<-w.changed
+	}
+	stop()
+	running.Wait()
+	pending, err := server.Client().LRange(t.Context(), w.queue.Keys.Pending, 0, -1).Result()
+	require.NoError(t, err)
+	slices.Reverse(pending) // it is taken from the right
+	require.Equal(t, ids, pending)
 }

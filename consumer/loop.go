@@ -142,12 +142,8 @@ func (b *brain) abandon(why string) {
 		b.fetched = nil
 	}
 	tasks := b.w.pool.Abandon()
-	items := make([]item, len(tasks))
-	for i, task := range tasks {
-		items[i] = item{job: task.Job.(*job), kind: release}
-	}
-	b.w.log.Warn("releasing executions that did not finish", "because", why, "executions", len(items))
-	b.w.committer.add(items...)
+	b.w.log.Warn("releasing executions that did not finish", "because", why, "executions", len(tasks))
+	b.w.release(jobsOf(tasks)...)
 }
 
 // hear takes a note apart and obeys the command in it, if it is for this worker.

@@ -64,16 +64,14 @@ func (f *fetcher) runAlone(ctx context.Context) {
 	}
 	j, others := f.lone[0], f.lone[1:]
 	f.lone = nil
-	for _, other := range others {
-		f.w.committer.add(item{job: other, kind: release})
-	}
+	f.w.release(others...)
 	f.w.giveBack()
 	attrs := append(j.attrs(), "deaths", j.claimed.Recoveries)
 	if beside := f.w.ledger.size() - 1; beside > 0 {
 		f.w.log.Warn("an execution waits to run alone, because its workers died: nothing is claimed until it has", append(attrs, "beside", beside)...)
 	}
 	if !f.awaitClaims(ctx, 1) || !f.w.submitAlone(j) {
-		f.w.committer.add(item{job: j, kind: release})
+		f.w.release(j)
 		return
 	}
 	f.w.log.Warn("an execution runs alone: it was running when its workers died", attrs...)

@@ -322,14 +322,28 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"./consumer TestFenceGivesBackWhatWaits",
 	},
 	{
+		"what is given back keeps its order over batches", "consumer/fetch.go",
+		"items[len(jobs)-1-i] = item", "items[i] = item",
+		"./consumer TestWhatIsGivenBackKeepsItsOrder",
+	},
+	{
+		"a handler's call is not what its result says", "consumer/job.go",
+		"Workflow: j.workflow, Meta: j.meta,", "Workflow: j.call.Workflow, Meta: j.meta,",
+		"./consumer TestWhatAHandlerWritesToItsCallIsNotInTheResult",
+	},
+	{
+		"modules can be read while Redis is full", "queue/modules.go",
+		"pipe := q.rdb.Pipeline()", "pipe := q.rdb.TxPipeline()",
+		"./queue TestFullMemory",
+	},
+	{
+		"a transaction's error says why", "queue/errors.go",
+		"if err == nil || !strings.HasPrefix(err.Error(), \"EXECABORT\") {", "if err == nil || true {",
+		"./queue TestFullMemory",
+	},
+	{
 		"of several suspects one is held", "consumer/quarantine.go",
-		`	for _, other := range others {
-		f.w.committer.add(item{job: other, kind: release})
-	}
-`, `	for _, other := range others {
-		defer f.w.committer.add(item{job: other, kind: release})
-	}
-`,
+		"	f.w.release(others...)\n", "	defer f.w.release(others...)\n",
 		"./consumer TestOfSeveralSuspectsOneIsHeld",
 	},
 }
