@@ -74,7 +74,8 @@ type committer struct {
 	more chan struct{}
 
 	mu      sync.Mutex
-	items   []item      // waiting to be written
+	items   []item      // from head on: waiting to be written
+	head    int         // what is before it is on its way, or written, and its space empty
 	patient bool        // they wait for company
 	oldest  time.Time   // while patient: when the first of them ended
 	behind  *time.Timer // the backstop: ends their waiting
@@ -95,10 +96,10 @@ func (w *Worker) finished(it item, o *pool.Outcome) {
 	case again:
 		w.retrier.add(it)
 		w.committer.add() // an end is an end
-	case commit:
-		w.committer.addResult(it, o)
+	case release:
+		w.release(it.job)
 	default:
-		w.committer.add(it)
+		w.committer.addResult(it, o)
 	}
 }
 
@@ -126,11 +127,12 @@ func (c *committer) addResult(it item, o *pool.Outcome) {
 func (c *committer) wait(it item, ended time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.items) == 0 {
+	waiting := len(c.items) - c.head
+	if waiting == 0 {
 		c.patient, c.oldest = true, ended
 		c.behind.Reset(backstop)
 	}
-	if !c.patient || len(c.items) >= company || c.size >= maxBatchBytes || ended.Sub(c.oldest) > maxWaiting {
+	if !c.patient || waiting >= company || c.size >= maxBatchBytes || ended.Sub(c.oldest) > maxWaiting {
 		return false
 	}
 	c.size += it.bytes()
@@ -153,16 +155,35 @@ func (c *committer) take(batch []item) []item {
 	if c.patient {
 		return batch
 	}
+	waiting := c.items[c.head:]
 	n, bytes := 0, 0
-	for n < len(c.items) && n < maxBatchItems && (n == 0 || bytes < maxBatchBytes) {
-		bytes += c.items[n].bytes()
+	for n < len(waiting) && n < maxBatchItems && (n == 0 || bytes < maxBatchBytes) {
+		bytes += waiting[n].bytes()
 		n++
 	}
-	batch = append(batch, c.items[:n]...)
-	if c.items = slices.Delete(c.items, 0, n); len(c.items) > 0 {
+	batch = append(batch, waiting[:n]...)
+	clear(waiting[:n])
+	c.head += n
+	c.tidy()
+	return batch
+}
+
+// tidy makes the space of what was taken free to be filled again, without moving an item more than once for each that was taken. What a
+// crowd needed is not kept. The mutex is held.
+func (c *committer) tidy() {
+	switch waiting := c.items[c.head:]; {
+	case len(waiting) > 0 && c.head > len(waiting):
+		n := copy(c.items, waiting)
+		clear(c.items[n:])
+		c.items, c.head = c.items[:n], 0
+	case len(waiting) == 0 && cap(c.items) > maxBufferItems:
+		c.items, c.head = nil, 0
+	case len(waiting) == 0:
+		c.items, c.head = c.items[:0], 0
+	}
+	if c.head < len(c.items) {
 		poke(c.more)
 	}
-	return batch
 }
 
 func (c *committer) written(batch []item) {
@@ -278,7 +299,7 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 	for i, outcome := range outcomes {
 		if outcome == queue.CommitDone || (outcome == queue.CommitGone && repeated) {
 			c.w.count(items[i].result.Status)
-			c.w.opts.Observer.Executed(&items[i].result)
+			c.w.opts.Observer.Executed(items[i].result)
 			c.w.incident(items[i].job, items[i].result.Status)
 			continue
 		}

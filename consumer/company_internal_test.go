@@ -35,7 +35,7 @@ func withCompany(t *testing.T, test func(t *testing.T, r *results)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := &Worker{pool: pool.New(pool.Options{Concurrency: 4, Done: func(pool.Outcome) {}})}
-		w.committer, w.retrier = newCommitter(w), newCommitter(w)
+		w.committer, w.retrier, w.releaser = newCommitter(w), newCommitter(w), newCommitter(w)
 		<-time.After(time.Second) // the backstops have passed
 		test(t, &results{w, crowd, slowPace, time.Now()})
 	})
@@ -93,7 +93,7 @@ func TestResultsWaitUntilSomethingElseIsSaid(t *testing.T) {
 		require.Len(t, r.committer.take(nil), 1)
 		r.end(0)
 		r.endAs(release, 0, "")
-		require.Len(t, r.committer.take(nil), 2)
+		require.Len(t, r.committer.take(nil), 1)
 		r.end(0)
 		r.giveBack()
 		require.Len(t, r.committer.take(nil), 1)

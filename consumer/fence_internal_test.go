@@ -26,7 +26,7 @@ func TestFenceGivesBackWhatWaits(t *testing.T) {
 	(&heart{w: w, registered: true}).fence("because")
 	require.NotEqual(t, old, w.Incarnation())
 	require.Empty(t, w.pool.TakeBack())
-	given := w.committer.take(nil)
+	given := w.releaser.take(nil)
 	require.Len(t, given, 2)
 	for i, id := range []string{"b", "a"} { // "a" is given back last: it runs first
 		require.Equal(t, release, given[i].kind)

@@ -87,14 +87,15 @@ func jobsOf(tasks []pool.Task) []*job {
 	return jobs
 }
 
-// release gives claims back, so that the first of them runs first. They go in batches, and each batch is put in front of those
-// before: so the last are given back first.
+// release gives claims back, so that the first of them runs first. They go in batches, one after another, and each is put in front of
+// those before: so the last are given back first.
 func (w *Worker) release(jobs ...*job) {
 	items := make([]item, len(jobs))
 	for i, j := range jobs {
 		items[len(jobs)-1-i] = item{job: j, kind: release}
 	}
-	w.committer.add(items...)
+	w.releaser.add(items...)
+	w.committer.add() // results wait for nothing where executions are given back
 }
 
 // claim asks for executions, waiting for one when there were none, and hands them to the pool.
@@ -128,7 +129,9 @@ func (f *fetcher) claim(ctx context.Context, want int) error {
 	f.uncertain, f.due = false, time.Duration(reply.NextDueMS)*time.Millisecond
 	f.lone = f.w.accept(ctx, incarnation, reply)
 	clear(reply.Claimed) // its jobs have copies
-	f.space = reply.Claimed[:0]
+	if cap(reply.Claimed) > 0 {
+		f.space = reply.Claimed[:0]
+	}
 	runtime.Gosched() // what was claimed starts before this goroutine asks Redis for more
 	return nil
 }

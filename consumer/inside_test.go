@@ -139,7 +139,7 @@ func TestWhatIsGivenBackKeepsItsOrder(t *testing.T) {
 	w, err := New(Options{RedisURL: server.URL(), Prefix: server.Prefix, Runner: runner.NewMux(), Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	defer func() { _ = w.queue.Close() }()
-	const n = 2*maxBatchItems + 100
+	const n = maxBatchItems + 88 // the second batch is the sooner written
 	var ids []string
 	for i := range n {
 		ids = append(ids, fmt.Sprint("e", i))
@@ -159,7 +159,7 @@ func TestWhatIsGivenBackKeepsItsOrder(t *testing.T) {
 	w.release(jobs...)
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	running.Go(func() { _ = w.committer.Run(ctx) })
+	running.Go(func() { _ = w.releaser.Run(ctx) })
 	for w.ledger.size() > 0 {
 		<-w.changed
 	}
@@ -169,4 +169,34 @@ func TestWhatIsGivenBackKeepsItsOrder(t *testing.T) {
 	require.NoError(t, err)
 	slices.Reverse(pending) // it is taken from the right
 	require.Equal(t, ids, pending)
+}
+
+// Batches are what was added, in order, whatever is added meanwhile; and the space that a crowd needed is given up after it.
+func TestTheBufferKeepsItsOrderAndNotItsSize(t *testing.T) {
+	t.Parallel()
+	c := newCommitter(newWorker(t))
+	added, taken := 0, 0
+	add := func(n int) {
+		for range n {
+			c.add(item{job: &job{place: added}, kind: commit})
+			added++
+		}
+	}
+	var batch []item
+	add(3 * maxBufferItems)
+	for taken < added {
+		batch = c.take(batch[:0])
+		require.NotEmpty(t, batch)
+		for i := range batch {
+			require.Equal(t, taken, batch[i].job.place)
+			taken++
+		}
+		if added < 4*maxBufferItems {
+			add(300)
+		}
+	}
+	require.Empty(t, c.take(nil))
+	require.LessOrEqual(t, cap(c.items), maxBufferItems)
+	add(1)
+	require.Len(t, c.take(nil), 1)
 }

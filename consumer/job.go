@@ -20,7 +20,7 @@ import (
 )
 
 // job is one claimed execution on its way through the worker: what was claimed, what it asks for, who runs it. It is written
-// once, before it is shared, but for what is atomic and for call, which its handler may write to.
+// once, before it is shared, but for what is atomic and for call, which is its handler's.
 type job struct {
 	claimed     queue.Claimed
 	incarnation string

@@ -14,8 +14,8 @@ import (
 // Observer is told what happens in a worker, for metrics. Its methods are called by many goroutines at once, on the path of
 // every execution, and must not block.
 type Observer interface {
-	// Executed is told of every result that was written. Keep nothing of it: its space is used again.
-	Executed(result *execution.Result)
+	// Executed is told of every result that was written.
+	Executed(result execution.Result)
 	// Recovered is told that executions were taken over: by "lease" from a silent worker, by "process_gone" from one that
 	// provably died, by "lost_reply" from a claim of this very worker whose answer never came.
 	Recovered(cause string, executions int)
@@ -26,9 +26,9 @@ type Observer interface {
 // noObserver is the Observer of a worker that has none.
 type noObserver struct{}
 
-func (noObserver) Executed(*execution.Result) {}
-func (noObserver) Recovered(string, int)      {}
-func (noObserver) RedisError(string)          {}
+func (noObserver) Executed(execution.Result) {}
+func (noObserver) Recovered(string, int)     {}
+func (noObserver) RedisError(string)         {}
 
 func errorKind(err error) string {
 	var network net.Error

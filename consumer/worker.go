@@ -82,6 +82,7 @@ type Worker struct {
 	pool      *pool.Pool
 	committer *committer
 	retrier   *committer // of executions that are to be tried again
+	releaser  *committer // of what is given back
 	ledger    *ledger
 	health    *health
 	started   time.Time
@@ -145,7 +146,7 @@ func New(o Options) (*Worker, error) {
 		w.runner = router
 	}
 	w.pool = pool.New(pool.Options{Concurrency: o.Concurrency, CancelGrace: o.CancelGrace, Done: w.ended, Late: w.endedLate})
-	w.committer, w.retrier = newCommitter(w), newCommitter(w)
+	w.committer, w.retrier, w.releaser = newCommitter(w), newCommitter(w), newCommitter(w)
 	return w, nil
 }
 
@@ -181,6 +182,7 @@ func (w *Worker) Run(ctx context.Context) (int, error) {
 		committing.run(w.committer.Run)
 	}
 	committing.run(w.retrier.Run)
+	committing.run(w.releaser.Run) // one: what is given back keeps its order
 	living.run(heart.Run)
 	living.run(w.reap)
 	living.run(w.mail)
@@ -323,7 +325,7 @@ func (w *Worker) Ready() bool {
 
 // mayClaim says whether the fetcher may claim, apart from room in the pool.
 func (w *Worker) mayClaim() bool {
-	return w.accepting() && w.registered.Load() && !w.choked.Load() && !w.committer.full() && !w.retrier.full()
+	return w.accepting() && w.registered.Load() && !w.choked.Load() && !w.committer.full() && !w.retrier.full() && !w.releaser.full()
 }
 
 // accepting says whether operators want the worker to take on executions.

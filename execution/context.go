@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -56,7 +57,7 @@ func (r *Retry) Backoff(spent int) time.Duration {
 }
 
 var (
-	emptyObject = json.RawMessage("{}")
+	emptyObject = slices.Clip(json.RawMessage("{}"))
 	sha256Form  = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 

@@ -39,6 +39,18 @@ func TestParseContextDefaults(t *testing.T) {
 }
 
 // Each error names the field, what was expected, and the value.
+// Whoever appends to a piece of a context gets a copy, and writes over nothing that follows it.
+func TestPiecesOfAContextCanBeAppendedTo(t *testing.T) {
+	t.Parallel()
+	x, err := execution.ParseContext([]byte(`{"params":{"a":1},"meta":{"b":2},"workflow":"w"}`))
+	require.NoError(t, err)
+	_, _ = append(x.Params, "XXXXXXXXXXXX"...), append(x.Meta, "XXXXXXXX"...)
+	require.Equal(t, []string{`{"a":1}`, `{"b":2}`}, []string{string(x.Params), string(x.Meta)})
+	none, err := execution.ParseContext([]byte(`{"workflow":"w"}`))
+	require.NoError(t, err)
+	require.Equal(t, []int{2, 2}, []int{cap(none.Params), cap(none.Meta)}, "those of all executions")
+}
+
 func TestParseContextErrors(t *testing.T) {
 	t.Parallel()
 	for document, says := range map[string][]string{

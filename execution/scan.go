@@ -46,7 +46,7 @@ func member(b []byte, at int) (key []byte, value json.RawMessage, end int, ok bo
 	if end, ok = validValue(b, at, 1); !ok { // end may be beyond what is there
 		return nil, nil, end, false
 	}
-	return key, b[at:end], end, true
+	return key, b[at:end:end], end, true
 }
 
 func skipSpace(b []byte, at int) int {

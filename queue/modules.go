@@ -54,22 +54,19 @@ func newer(version, cached string) bool {
 	return version != cached && number(version) != number(cached)
 }
 
-// fetchModules reads between two looks at the version: it is no transaction, since a Redis whose memory is full lets nobody queue
-// one, not even to read, and what was claimed before is to run.
+// fetchModules reads without a transaction: a Redis whose memory is full lets nobody queue one, not even to read, and what was
+// claimed before is to run. The version comes first: sources that a push has just replaced are then of a newer one than they are said to
+// be, and the next claim, which brings that one, has them read again.
 func (q *Queue) fetchModules(ctx context.Context) (string, map[string]string, error) {
-	for {
-		pipe := q.rdb.Pipeline()
-		before, sources, after := pipe.Get(ctx, q.Keys.ModulesVersion), pipe.HGetAll(ctx, q.Keys.Modules), pipe.Get(ctx, q.Keys.ModulesVersion)
-		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-			return "", nil, wrap("modules", err)
-		}
-		if err := sources.Err(); err != nil {
-			return "", nil, wrap("modules", err)
-		}
-		if before.Val() == after.Val() {
-			return cmp.Or(after.Val(), "0"), sources.Val(), nil
-		}
+	pipe := q.rdb.Pipeline()
+	version, sources := pipe.Get(ctx, q.Keys.ModulesVersion), pipe.HGetAll(ctx, q.Keys.Modules)
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return "", nil, wrap("modules", err)
 	}
+	if err := sources.Err(); err != nil {
+		return "", nil, wrap("modules", err)
+	}
+	return cmp.Or(version.Val(), "0"), sources.Val(), nil
 }
 
 // Modules reads every workflow module afresh, with the version they are of.

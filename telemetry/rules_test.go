@@ -40,7 +40,7 @@ func TestDashboardAndAlertsAskForWhatThereIs(t *testing.T) {
 	t.Parallel()
 	m, get := setup(t, &subject{})
 	for _, status := range execution.Statuses {
-		m.Executed(&execution.Result{ID: "x", Workflow: "w.py", Status: status, StartedMS: 1})
+		m.Executed(execution.Result{ID: "x", Workflow: "w.py", Status: status, StartedMS: 1})
 	}
 	_, text := get("/metrics")
 	queries := append(dashboard(t), alerts(t)...)

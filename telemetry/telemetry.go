@@ -93,7 +93,7 @@ func (m *Metrics) begin() {
 }
 
 // Executed counts a result.
-func (m *Metrics) Executed(r *execution.Result) {
+func (m *Metrics) Executed(r execution.Result) {
 	runner := runnerOf(r.Workflow)
 	m.executions.WithLabelValues(string(r.Status), runner).Inc()
 	if r.StartedMS > 0 {

@@ -73,10 +73,10 @@ func TestMetrics(t *testing.T) {
 	m, get := setup(t, &subject{})
 	now := time.Now().UnixMilli()
 	for range 2 {
-		m.Executed(&execution.Result{ID: "x", Workflow: "a/b.py", Status: execution.Failed, ClaimedMS: now, StartedMS: now, Duration: 30 * time.Millisecond})
+		m.Executed(execution.Result{ID: "x", Workflow: "a/b.py", Status: execution.Failed, ClaimedMS: now, StartedMS: now, Duration: 30 * time.Millisecond})
 	}
 	// An ID that says when it was made: 2026-11-24T00:00:00Z.
-	m.Executed(&execution.Result{ID: "01a20ad2-8800-7000-8000-000000000000", Workflow: "w", Status: execution.Succeeded, ClaimedMS: 0x01a20ad28800 + 2000, StartedMS: now})
+	m.Executed(execution.Result{ID: "01a20ad2-8800-7000-8000-000000000000", Workflow: "w", Status: execution.Succeeded, ClaimedMS: 0x01a20ad28800 + 2000, StartedMS: now})
 	m.Recovered("lease", 3)
 	m.RedisError("timeout")
 	_, text := get("/metrics")
@@ -100,7 +100,7 @@ func TestCountersAreThereFromTheStart(t *testing.T) {
 	for _, workflow := range []string{"w", "w.star", "w.py", "w.mjs"} {
 		m, after := setup(t, &subject{})
 		for _, status := range execution.Statuses {
-			m.Executed(&execution.Result{ID: "x", Workflow: workflow, Status: status})
+			m.Executed(execution.Result{ID: "x", Workflow: workflow, Status: status})
 		}
 		m.Recovered("lease", 1)
 		m.RedisError("timeout")

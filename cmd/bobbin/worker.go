@@ -109,7 +109,7 @@ func (a *app) work(ctx context.Context, cfg *config.Config, options consumer.Opt
 
 // settle arranges the process for work.
 func settle(cfg *config.Config, log *slog.Logger) {
-	heap.KeepFloor(heapFloor)
+	heap.Pace(heapFloor, heapPlenty(cfg))
 	if !stepsBack(cfg) {
 		return
 	}
@@ -123,6 +123,15 @@ func stepsBack(cfg *config.Config) bool { return cfg.Nice > 0 && cfg.RedisIsLoca
 
 // heapFloor is how much garbage a worker may gather before it is collected: for some memory, half as much again in throughput.
 const heapFloor = 16 << 20
+
+// heapPlenty is how much more it may gather beside a larger heap: little of what a worker may hold before it asks to be replaced.
+func heapPlenty(cfg *config.Config) uint64 {
+	const plenty = 128 << 20
+	if cfg.MaxRSS > 0 {
+		return min(plenty, uint64(cfg.MaxRSS)/4)
+	}
+	return plenty
+}
 
 // workerOptions is where the environment meets the library.
 func workerOptions(cfg *config.Config, log *slog.Logger) (consumer.Options, error) {

@@ -13,34 +13,30 @@ import (
 	"runtime/metrics"
 )
 
-const (
-	// times is how many times what a collection looks at may gather as garbage before the next.
-	times = 4
-	// plenty is where that ends.
-	plenty = 128 << 20
-)
+// times is how many times what a collection looks at may gather as garbage before the next.
+const times = 4
 
-// KeepFloor lets at least so many bytes of garbage gather between two collections, from now on for this whole process. Where
-// the environment sets GOGC it does nothing: somebody knows better.
-func KeepFloor(bytes uint64) {
+// Pace lets at least floor bytes of garbage gather between two collections, and several times what the last one looked at up to
+// plenty bytes, from now on for this whole process. Where the environment sets GOGC it does nothing: somebody knows better.
+func Pace(floor, plenty uint64) {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	t := &tuner{floor: bytes, percent: 100}
+	t := &tuner{floor: floor, plenty: plenty, percent: 100}
 	t.tune()
 }
 
 // tuner belongs to the goroutine of the finalizers.
 type tuner struct {
-	floor   uint64
-	percent int
+	floor, plenty uint64
+	percent       int
 }
 
 // tune sets the percentage for the next collection, and has itself called after it.
 func (t *tuner) tune() {
 	looked := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}}
 	metrics.Read(looked)
-	want := percentage(looked[0].Value.Uint64()+looked[1].Value.Uint64(), t.floor)
+	want := t.percentage(looked[0].Value.Uint64() + looked[1].Value.Uint64())
 	if want > t.percent*5/4 || want < t.percent*4/5 { // setting it stops the world for a moment
 		debug.SetGCPercent(want)
 		t.percent = want
@@ -50,8 +46,8 @@ func (t *tuner) tune() {
 }
 
 // percentage is that of Go: how much garbage may gather, of what the last collection looked at.
-func percentage(looked, floor uint64) int {
+func (t *tuner) percentage(looked uint64) int {
 	looked = max(looked, 1<<20)
-	garbage := max(looked, floor, min(times*looked, plenty))
+	garbage := max(looked, t.floor, min(times*looked, t.plenty))
 	return int(min(100*garbage/looked, 10_000))
 }

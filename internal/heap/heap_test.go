@@ -18,7 +18,7 @@ func percent() int {
 func TestFloorHoldsForASmallHeapAndNotForALargeOne(t *testing.T) {
 	t.Setenv("GOGC", "")
 	defer debug.SetGCPercent(100)
-	KeepFloor(64 << 20)
+	Pace(64<<20, 128<<20)
 	require.Greater(t, percent(), 200, "a few live megabytes")
 	large := make([]*[1 << 10]byte, 256<<10)
 	for i := range large {
@@ -34,16 +34,17 @@ func TestFloorHoldsForASmallHeapAndNotForALargeOne(t *testing.T) {
 
 func TestPercentage(t *testing.T) {
 	const mib, floor = 1 << 20, 16 << 20
+	tuner := &tuner{floor: floor, plenty: 128 * mib}
 	for looked, garbage := range map[uint64]uint64{
 		mib: floor, 2 * mib: floor, 8 * mib: 32 * mib, 40 * mib: 128 * mib, 100 * mib: 128 * mib, 200 * mib: 200 * mib,
 	} {
-		require.InDelta(t, garbage, uint64(percentage(looked, floor))*looked/100, mib, "%d MiB", looked/mib)
+		require.InDelta(t, garbage, uint64(tuner.percentage(looked))*looked/100, mib, "%d MiB", looked/mib)
 	}
-	require.Equal(t, 1600, percentage(0, floor), "nothing was collected yet")
+	require.Equal(t, 1600, tuner.percentage(0), "nothing was collected yet")
 }
 
 func TestGOGCIsLeftAlone(t *testing.T) {
 	t.Setenv("GOGC", "50")
-	KeepFloor(64 << 20)
+	Pace(64<<20, 128<<20)
 	require.Equal(t, 100, percent())
 }
