@@ -251,7 +251,11 @@ func (w *Worker) start(ctx context.Context, h *heart) error {
 			return fmt.Errorf("cannot start: %w", err)
 		}
 		if failures == 0 {
-			w.log.Warn("redis does not answer yet", "error", err)
+			said := "redis does not answer yet"
+			if errors.Is(err, queue.ErrRefused) {
+				said = "redis refuses for now" // it loads, or its memory is full
+			}
+			w.log.Warn(said, "error", err)
 		}
 		if !backoff(ctx, failures) {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
