@@ -17,12 +17,12 @@ import (
 // pending. One goroutine runs it; its fields are its own.
 type fetcher struct {
 	w         *Worker
-	seq       int64         // of the last claim; rises for the life of the process
-	uncertain bool          // a claim's reply was lost: reconcile before the next
-	idle      bool          // the last claim left nothing: block before the next
-	due       time.Duration // from the last claim until the next scheduled execution; below 0: none
-	lone      []*job        // to run alone, before anything else is claimed
-	space     []queue.Claimed
+	seq       int64           // of the last claim; rises for the life of the process
+	uncertain bool            // a claim's reply was lost: reconcile before the next
+	idle      bool            // the last claim left nothing: block before the next
+	due       time.Duration   // from the last claim until the next scheduled execution; below 0: none
+	lone      []*job          // to run alone, before anything else is claimed
+	space     []queue.Claimed // of the last reply, for the next
 }
 
 // Run fetches until ctx ends (drain, recycle, shutdown). Whatever it holds then that has not started is released. It returns

@@ -57,7 +57,7 @@ func (r *Retry) Backoff(spent int) time.Duration {
 }
 
 var (
-	emptyObject = slices.Clip(json.RawMessage("{}"))
+	emptyObject = slices.Clip(json.RawMessage("{}")) // who appends to it gets a copy
 	sha256Form  = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 

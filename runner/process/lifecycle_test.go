@@ -220,9 +220,10 @@ def main(how):
     waits.wait("holders")
     if how == "exit": os._exit(3)
     if how == "interpreter": os.kill(os.getpid() if os.environ["MODE"] == "resident" else os.getppid(), signal.SIGKILL)
-    if how == "ignore": waits.note("running")
     while True:
-        try: time.sleep(600)
+        try:
+            if how == "ignore": waits.note("running") # here, where the cancellation that it brings is ignored
+            time.sleep(600)
         except BaseException: pass
 `})
 		t.Cleanup(func() {
