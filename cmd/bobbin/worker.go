@@ -126,7 +126,7 @@ const heapFloor = 16 << 20
 
 // heapPlenty is how much more it may gather beside a larger heap: little of what a worker may hold before it asks to be replaced.
 func heapPlenty(cfg *config.Config) uint64 {
-	const plenty = 128 << 20
+	const plenty = 64 << 20
 	if cfg.MaxRSS > 0 {
 		return min(plenty, uint64(cfg.MaxRSS)/4)
 	}

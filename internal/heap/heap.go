@@ -16,6 +16,11 @@ import (
 // times is how many times what a collection looks at may gather as garbage before the next.
 const times = 4
 
+// smallest is what Go takes a heap for at least, https://go.dev/src/runtime/mgcpacer.go (heapMinimum): a percentage that is right
+// for a heap of 1 MiB would let four times the floor gather. Memory that is new to the process comes from the kernel page by page,
+// and on a virtual machine a page may cost more than it costs to collect what would fill it again.
+const smallest = 4 << 20
+
 // Pace lets at least floor bytes of garbage gather between two collections, and several times what the last one looked at up to
 // plenty bytes, from now on for this whole process. Where the environment sets GOGC it does nothing: somebody knows better.
 func Pace(floor, plenty uint64) {
@@ -47,7 +52,7 @@ func (t *tuner) tune() {
 
 // percentage is that of Go: how much garbage may gather, of what the last collection looked at.
 func (t *tuner) percentage(looked uint64) int {
-	looked = max(looked, 1<<20)
+	looked = max(looked, smallest)
 	garbage := max(looked, t.floor, min(times*looked, t.plenty))
-	return int(min(100*garbage/looked, 10_000))
+	return int(100 * garbage / looked)
 }

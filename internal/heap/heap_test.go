@@ -36,11 +36,13 @@ func TestPercentage(t *testing.T) {
 	const mib, floor = 1 << 20, 16 << 20
 	tuner := &tuner{floor: floor, plenty: 128 * mib}
 	for looked, garbage := range map[uint64]uint64{
-		mib: floor, 2 * mib: floor, 8 * mib: 32 * mib, 40 * mib: 128 * mib, 100 * mib: 128 * mib, 200 * mib: 200 * mib,
+		4 * mib: floor, 5 * mib: 20 * mib, 8 * mib: 32 * mib, 40 * mib: 128 * mib, 100 * mib: 128 * mib, 200 * mib: 200 * mib,
 	} {
 		require.InDelta(t, garbage, uint64(tuner.percentage(looked))*looked/100, mib, "%d MiB", looked/mib)
 	}
-	require.Equal(t, 1600, tuner.percentage(0), "nothing was collected yet")
+	for _, looked := range []uint64{0, mib, 3 * mib} {
+		require.Equal(t, 400, tuner.percentage(looked), "%d MiB: a percentage of 4 MiB, which is Go's own floor", looked/mib)
+	}
 }
 
 func TestGOGCIsLeftAlone(t *testing.T) {
