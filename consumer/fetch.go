@@ -162,10 +162,10 @@ func (f *fetcher) ask(ctx context.Context, c queue.Claim) (*queue.ClaimReply, er
 // accept makes jobs of what was claimed: those that can run go to the pool, the others to their results. It returns those
 // that are to run alone.
 func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.ClaimReply) (lone []*job) {
-	now := time.Now()
+	arrived := &arrival{worker: w, incarnation: incarnation, since: time.Now()}
 	jobs := make([]*job, len(reply.Claimed))
 	for i := range reply.Claimed {
-		jobs[i] = &job{claimed: reply.Claimed[i], incarnation: incarnation, since: now}
+		jobs[i] = &job{claimed: reply.Claimed[i], arrival: arrived}
 	}
 	w.ledger.add(jobs)
 	ended, unsure := w.endedBefore(ctx, jobs)

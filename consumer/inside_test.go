@@ -54,7 +54,7 @@ func TestWhatWaitsForRedisIsCounted(t *testing.T) {
 	document := []byte(`{"workflow":"w","reply_ttl_seconds":5,"meta":{"a":1},"params":{"b":"` + strings.Repeat("x", heavy) + `"}}`)
 	parsed, err := execution.ParseContext(document)
 	require.NoError(t, err)
-	j := &job{claimed: queue.Claimed{ID: "x", Token: "t", Context: document}, incarnation: "i"}
+	j := &job{claimed: queue.Claimed{ID: "x", Token: "t", Context: document}, arrival: &arrival{incarnation: "i"}}
 	j.take(parsed)
 	failed := &execution.Error{Type: "T", Message: strings.Repeat("m", 1000), Traceback: strings.Repeat("t", 1000)}
 	it := w.finish(j, &pool.Outcome{Task: pool.Task{Job: j}, Status: execution.Failed, Err: failed})
@@ -152,7 +152,7 @@ func TestWhatIsGivenBackKeepsItsOrder(t *testing.T) {
 		reply, err := w.queue.Claim(t.Context(), queue.Claim{Incarnation: me, Seq: seq, Want: n, MaxContextBytes: 1 << 20})
 		require.NoError(t, err)
 		for _, c := range reply.Claimed {
-			jobs = append(jobs, &job{incarnation: me, claimed: c})
+			jobs = append(jobs, &job{arrival: &arrival{incarnation: me}, claimed: c})
 		}
 	}
 	w.ledger.add(jobs)
@@ -178,7 +178,7 @@ func TestTheBufferKeepsItsOrderAndNotItsSize(t *testing.T) {
 	added, taken := 0, 0
 	add := func(n int) {
 		for range n {
-			c.add(item{job: &job{place: added}, kind: commit})
+			c.add(item{job: &job{place: int32(added)}, kind: commit})
 			added++
 		}
 	}
@@ -188,7 +188,7 @@ func TestTheBufferKeepsItsOrderAndNotItsSize(t *testing.T) {
 		batch = c.take(batch[:0])
 		require.NotEmpty(t, batch)
 		for i := range batch {
-			require.Equal(t, taken, batch[i].job.place)
+			require.EqualValues(t, taken, batch[i].job.place)
 			taken++
 		}
 		if added < 4*maxBufferItems {

@@ -22,20 +22,24 @@ import (
 // job is one claimed execution on its way through the worker: what was claimed, what it asks for, who runs it. It is written
 // once, before it is shared, but for what is atomic and for call, which is its handler's.
 type job struct {
-	claimed     queue.Claimed
+	claimed queue.Claimed
+	*arrival
+	place    int32 // in the ledger
+	read     bool  // the context could be read: what follows is what it says
+	workflow string
+	meta     json.RawMessage
+	timeout  time.Duration    // 0: the worker's
+	retry    *execution.Retry // nil: a failure is final
+	replyTTL time.Duration    // 0: no reply list
+	call     runner.Call
+	reported atomic.Int64 // when it last told of its progress, in Unix nanoseconds
+}
+
+// arrival is what the executions of one claim have in common.
+type arrival struct {
+	worker      *Worker
 	incarnation string
 	since       time.Time // when the claim's reply was read, on the monotonic clock
-	read        bool      // the context could be read: what follows is what it says
-	workflow    string
-	meta        json.RawMessage
-	timeout     time.Duration    // 0: the worker's
-	retry       *execution.Retry // nil: a failure is final
-	replyTTL    time.Duration    // 0: no reply list
-	call        runner.Call
-	runner      runner.Runner
-	worker      *Worker
-	place       int          // in the ledger
-	reported    atomic.Int64 // when it last told of its progress, in Unix nanoseconds
 }
 
 // Run runs the execution. It makes job a [pool.Job].
@@ -44,8 +48,9 @@ func (j *job) Run(ctx context.Context) (json.RawMessage, error) {
 		j.call.Deadline = until
 	}
 	failpoint.Hit("before-run")
-	defer failpoint.Hit("after-run")
-	return j.runner.Run(ctx, &j.call)
+	value, err := j.worker.runner.Run(ctx, &j.call)
+	failpoint.Hit("after-run")
+	return value, err
 }
 
 // held names the claim.
@@ -73,7 +78,6 @@ func (w *Worker) admit(j *job, modulesVersion string, says *execution.Context) (
 		return execution.Rejected, refused
 	}
 	j.call.ID, j.call.ModulesVersion, j.call.Log, j.call.Reporter = id, modulesVersion, w.log, j
-	j.runner, j.worker = w.runner, w
 	return "", nil
 }
 
@@ -164,8 +168,7 @@ func (j *job) light() *job {
 		return j
 	}
 	kept := &job{
-		claimed: j.claimed, incarnation: j.incarnation, since: j.since, worker: j.worker, place: j.place,
-		read: j.read, workflow: j.workflow, replyTTL: j.replyTTL,
+		claimed: j.claimed, arrival: j.arrival, place: j.place, read: j.read, workflow: j.workflow, replyTTL: j.replyTTL,
 	}
 	kept.claimed.Context = nil
 	return kept

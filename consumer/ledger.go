@@ -16,7 +16,7 @@ import (
 type ledger struct {
 	mu     sync.Mutex
 	claims []queue.Held // by place; zero: free
-	free   []int        // places
+	free   []int32      // places
 }
 
 func newLedger() *ledger { return &ledger{} }
@@ -31,7 +31,7 @@ func (l *ledger) add(jobs []*job) {
 			l.claims[j.place] = j.held()
 			continue
 		}
-		j.place = len(l.claims)
+		j.place = int32(len(l.claims))
 		l.claims = append(l.claims, j.held())
 	}
 }

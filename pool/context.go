@@ -12,11 +12,16 @@ import (
 type taskContext struct {
 	until time.Time // when the timeout passes; written before the job is called
 
-	mu     sync.Mutex
-	whole  context.Context // nil: nobody asked for it yet
+	mu    sync.Mutex
+	whole *wholeContext // nil: nobody asked for it yet
+	cause error         // nil: not cancelled
+	after *afterFunc
+}
+
+// wholeContext is a context of the standard library.
+type wholeContext struct {
+	context.Context
 	cancel context.CancelCauseFunc
-	cause  error // nil: not cancelled
-	after  *afterFunc
 }
 
 // afterFunc is a function to be called after the context was cancelled, in a list of them.
@@ -78,12 +83,13 @@ func (c *taskContext) make() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.whole == nil {
-		c.whole, c.cancel = context.WithCancelCause(context.Background())
+		ctx, cancel := context.WithCancelCause(context.Background())
 		if c.cause != nil {
-			c.cancel(c.cause)
+			cancel(c.cause)
 		}
+		c.whole = &wholeContext{ctx, cancel}
 	}
-	return c.whole
+	return c.whole.Context
 }
 
 // end cancels the context; nil stands for [context.Canceled]. The first cause counts.
@@ -96,8 +102,8 @@ func (c *taskContext) end(cause error) {
 	if c.cause = cause; cause == nil {
 		c.cause = context.Canceled
 	}
-	if c.cancel != nil {
-		c.cancel(cause) // under the mutex: who sees Err must see Cause. It calls nobody who could want it.
+	if c.whole != nil {
+		c.whole.cancel(cause) // under the mutex: who sees Err must see Cause. It calls nobody who could want it.
 	}
 	for ; c.after != nil; c.after = c.after.next {
 		go c.after.f()

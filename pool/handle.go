@@ -12,7 +12,7 @@ import (
 	"github.com/bobbin-run/bobbin/execution"
 )
 
-type phase int
+type phase int32
 
 const (
 	waiting phase = iota
@@ -22,17 +22,17 @@ const (
 	ended
 )
 
-// handle is the pool's hold on one task. The pool's mutex guards every field but those set before it is shared.
+// handle is the pool's hold on one task. The pool's mutex guards every field but those set before it is shared. There is one for each
+// execution, so that its size is most of what one costs the collector: moments are counted from when the pool was made.
 type handle struct {
 	pool     *Pool
 	task     Task
-	slot     int
-	context  taskContext // what its job is given
-	started  time.Time
-	finished time.Time // its goroutine's own
+	context  taskContext   // what its job is given
+	started  time.Duration // of the pool's clock
+	finished time.Duration // likewise; its goroutine's own
 	phase    phase
-	routine  int64 // ID of the goroutine that runs it
-	*ending        // noEnding until it is asked to end
+	slot     int32
+	*ending  // noEnding until it is asked to end
 }
 
 // ending is what there is to know of a task that was asked to end; few are.
@@ -52,8 +52,10 @@ const turn = time.Millisecond
 // loop is the life of one slot: tasks, one after another, until ctx is done. It owns one count of loops, which it loses when
 // its slot is given up (giveUp, Abandon) and takes again when the stuck task returns.
 func (p *Pool) loop(ctx context.Context, slot int) {
-	routine, yielded := goroutineID(), time.Now()
-	owned, returned := true, false
+	p.mu.Lock()
+	p.routines[slot] = goroutineID()
+	p.mu.Unlock()
+	yielded, owned, returned := p.clock(), true, false
 	defer func() {
 		switch {
 		case owned && returned:
@@ -66,9 +68,9 @@ func (p *Pool) loop(ctx context.Context, slot int) {
 		select {
 		case <-ctx.Done():
 		case <-p.wake:
-			if h := p.next(slot, routine); h != nil { // nil: it was taken back meanwhile
+			if h := p.next(slot); h != nil { // nil: it was taken back meanwhile
 				p.run(h, &owned)
-				if h.finished.Sub(yielded) > turn {
+				if h.finished-yielded > turn {
 					runtime.Gosched()
 					yielded = h.finished
 				}
@@ -97,32 +99,29 @@ func (p *Pool) run(h *handle, owned *bool) {
 	var value json.RawMessage
 	var err error = errGoexit
 	defer func() { // deferred, so that runtime.Goexit reports an outcome too
+		if thrown := recover(); thrown != nil {
+			value, err = nil, panicked(thrown)
+		}
 		*owned = h.end(value, err)
 	}()
-	value, err = call(&h.context, h.task.Job)
+	value, err = h.task.Job.Run(&h.context)
+	if err != nil {
+		err = execution.AsError(err) // here, because its Error method is the handler's code, and may panic as well
+	}
 }
 
 var errGoexit = &execution.Error{Type: execution.TypePanic, Message: "the handler ended its goroutine (runtime.Goexit)"}
 
-// call runs the job and turns a panic into an error with the stack of where it happened.
-func call(ctx context.Context, job Job) (value json.RawMessage, err error) {
-	defer func() {
-		if thrown := recover(); thrown != nil {
-			err = &execution.Error{
-				Type: execution.TypePanic, Message: fmt.Sprintf("panic: %v", thrown), Traceback: string(debug.Stack()),
-			}
-		}
-	}()
-	value, err = job.Run(ctx)
-	if err != nil {
-		err = execution.AsError(err) // here, because its Error method is the handler's code, and may panic as well
+// panicked is the error of a job that panicked, with the stack of where it happened. Call it while the panic is being recovered.
+func panicked(thrown any) error {
+	return &execution.Error{
+		Type: execution.TypePanic, Message: fmt.Sprintf("panic: %v", thrown), Traceback: string(debug.Stack()),
 	}
-	return value, err
 }
 
 // next takes the longest waiting task and begins it, in one step: at no moment is a task neither waiting, where TakeBack
 // finds it, nor running, where Cancel and Abandon do. It returns nil when none waits.
-func (p *Pool) next(slot int, routine int64) *handle {
+func (p *Pool) next(slot int) *handle {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.queued == 0 {
@@ -131,11 +130,12 @@ func (p *Pool) next(slot int, routine int64) *handle {
 	h := p.queue[p.first]
 	p.queue[p.first] = nil
 	p.first, p.queued = (p.first+1)%len(p.queue), p.queued-1
-	h.slot, h.routine, h.phase, h.started = slot, routine, running, time.Now()
+	now := time.Now()
+	h.slot, h.phase, h.started = int32(slot), running, now.Sub(p.made)
 	p.slots[slot], p.lastProgress = h, h.started
 	if h.task.Timeout > 0 {
-		h.context.until = h.started.Add(h.task.Timeout)
-		p.wakeBy(h.context.until, h.started)
+		h.context.until = now.Add(h.task.Timeout)
+		p.wakeBy(h.context.until, now)
 	}
 	return h
 }
@@ -164,7 +164,7 @@ func (h *handle) giveUp() {
 	p.inPool--
 	p.stuck++
 	h.told = make(chan struct{})
-	outcome := Outcome{Task: h.task, Status: execution.Stuck, Cause: h.cause, Started: h.started, Finished: time.Now()}
+	outcome := Outcome{Task: h.task, Status: execution.Stuck, Cause: h.cause, Started: p.at(h.started), Finished: time.Now()}
 	outcome.Err = &execution.Error{
 		Type:      execution.TypeStuck,
 		Message:   fmt.Sprintf("%v, and it has not returned %s after it was cancelled", h.cause, p.opts.CancelGrace),
@@ -184,14 +184,14 @@ func (h *handle) end(value json.RawMessage, err error) bool {
 	was := h.phase
 	h.phase = ended
 	h.stopGrace()
-	h.finished = time.Now()
+	h.finished = p.clock()
 	if p.slots[h.slot] == h {
 		p.slots[h.slot] = nil
 	}
 	switch was {
 	case running:
 		p.inPool--
-		p.learn(h.finished.Sub(h.started), h.finished.Sub(p.lastEnd))
+		p.learn(h.finished-h.started, h.finished-p.lastEnd)
 		p.lastEnd = h.finished
 	case stuck:
 		p.stuck--
@@ -230,7 +230,7 @@ func (p *Pool) learn(took, apart time.Duration) {
 
 // outcome decides how a returned task ended. A result that came in spite of a cancellation counts: its work is done.
 func (h *handle) outcome(value json.RawMessage, err error) Outcome {
-	o := Outcome{Task: h.task, Cause: h.cause, Started: h.started, Finished: h.finished}
+	o := Outcome{Task: h.task, Cause: h.cause, Started: h.pool.at(h.started), Finished: h.pool.at(h.finished)}
 	failure := execution.AsError(err)
 	switch {
 	case failure == nil:

@@ -98,6 +98,7 @@ type Options struct {
 // called by many goroutines at once.
 type Pool struct {
 	opts    Options
+	made    time.Time
 	wake    chan struct{} // at least one message for each waiting task; more after TakeBack
 	changed chan struct{}
 	loops   sync.WaitGroup // goroutines that are not given up
@@ -107,15 +108,16 @@ type Pool struct {
 	first        int        // where the ring begins
 	queued       int        // how many wait
 	slots        []*handle  // what each slot runs; nil: idle
+	routines     []int64    // the ID of the goroutine of each slot
 	inPool       int        // submitted and neither finished, stuck nor taken back
 	stuck        int        // slots given up
 	average      time.Duration
 	pace         time.Duration // from one end to the next, likewise
-	lastEnd      time.Time
-	lastProgress time.Time // a task started, or an empty pool was given one
-	closed       bool      // Run is ending
-	alarm        alarm     // for timeouts
-	seen         *snapshot // stacks that were taken a moment ago; nil: none
+	lastEnd      time.Duration // of the pool's clock
+	lastProgress time.Duration // likewise: a task started, or an empty pool was given one
+	closed       bool          // Run is ending
+	alarm        alarm         // for timeouts
+	seen         *snapshot     // stacks that were taken a moment ago; nil: none
 }
 
 // New returns a pool that does not run yet. It panics on a concurrency below 1 or without Done: mistakes in the program.
@@ -124,10 +126,17 @@ func New(o Options) *Pool {
 		panic("pool: New needs a concurrency above 0 and Done")
 	}
 	return &Pool{
-		opts: o, slots: make([]*handle, o.Concurrency), changed: make(chan struct{}, 1),
+		opts: o, made: time.Now(), changed: make(chan struct{}, 1),
+		slots: make([]*handle, o.Concurrency), routines: make([]int64, o.Concurrency),
 		wake: make(chan struct{}, o.Concurrency+MaxAhead), queue: make([]*handle, o.Concurrency+MaxAhead),
 	}
 }
+
+// clock is the time since the pool was made, on the monotonic clock.
+func (p *Pool) clock() time.Duration { return time.Since(p.made) }
+
+// at is a moment of the pool's clock, to be compared with others: what it says of the wall clock knows nothing of how that was set since.
+func (p *Pool) at(moment time.Duration) time.Time { return p.made.Add(moment) }
 
 // Run starts the goroutines and blocks until ctx is done and every task has ended, is stuck or was abandoned. It does not
 // wait for stuck goroutines: nothing can. End tasks first ([Pool.CancelAll], [Pool.TakeBack]), then ctx.
@@ -165,7 +174,7 @@ func (p *Pool) Submit(task Task) {
 		panic("pool: more tasks were submitted than there was room for")
 	}
 	if p.inPool == 0 {
-		p.lastProgress = time.Now()
+		p.lastProgress = p.clock()
 	}
 	p.inPool++
 	p.queue[(p.first+p.queued)%len(p.queue)] = h
@@ -200,7 +209,7 @@ func (p *Pool) Free() int {
 // ahead is how many tasks usable slots will likely start within AheadWait. A pool in which nothing starts any more claims
 // nothing ahead, whatever the average was.
 func (p *Pool) ahead(usable int) int {
-	if p.average == 0 || p.average > AheadWait/2 || time.Since(p.lastProgress) > AheadWait {
+	if p.average == 0 || p.average > AheadWait/2 || p.clock()-p.lastProgress > AheadWait {
 		return 0
 	}
 	return int(min(int64(usable)*int64(AheadWait/p.average), MaxAhead))
@@ -210,7 +219,7 @@ func (p *Pool) ahead(usable int) int {
 func (p *Pool) Stalled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.inPool > len(p.slots)-p.stuck && time.Since(p.lastProgress) > AheadWait
+	return p.inPool > len(p.slots)-p.stuck && p.clock()-p.lastProgress > AheadWait
 }
 
 // Waiting says whether tasks wait for a slot.

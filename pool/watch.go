@@ -35,8 +35,8 @@ func (p *Pool) Running(withStacks bool) []Running {
 			continue
 		}
 		r := Running{
-			ID: h.task.ID, Slot: slot, Started: h.started, Cancelled: h.asked, Cause: h.cause, Stuck: h.phase == stuck,
-			Stack: stacks[h.routine], Job: h.task.Job, Deadline: h.context.until,
+			ID: h.task.ID, Slot: slot, Started: p.at(h.started), Cancelled: h.asked, Cause: h.cause, Stuck: h.phase == stuck,
+			Stack: stacks[p.routines[slot]], Job: h.task.Job, Deadline: h.context.until,
 		}
 		list = append(list, r)
 	}
@@ -140,7 +140,7 @@ func (p *Pool) stackOf(h *handle) string {
 		p.seen = taken
 		time.AfterFunc(snapshotAge, func() { p.forget(taken) })
 	}
-	return p.seen.stacks[h.routine]
+	return p.seen.stacks[p.routines[h.slot]]
 }
 
 // forget lets go of a snapshot's memory.

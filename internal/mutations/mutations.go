@@ -174,7 +174,7 @@ var mutations = []mutation{
 	},
 	{
 		"a context that is looked at late is cancelled all the same", "pool/context.go",
-		"c.cancel(c.cause)", "_ = c.cause", "./pool TestTaskContext",
+		"cancel(c.cause)", "_ = c.cause", "./pool TestTaskContext",
 	},
 	{
 		"stuck outcome only once", "pool/handle.go",
