@@ -59,7 +59,7 @@ type item struct {
 }
 
 func (it *item) bytes() int {
-	bytes := 256 + len(it.job.claimed.ID) + len(it.job.claimed.Context)
+	bytes := 256 + len(it.job.id) + int(it.job.context)
 	bytes += len(it.result.Value) + len(it.result.Meta)
 	if failed := it.result.Err; failed != nil {
 		bytes += len(failed.Message) + len(failed.Traceback)
@@ -284,13 +284,20 @@ func (c *committer) do(ctx context.Context, k kind, items []item, repeated bool)
 	}
 }
 
+var batches = sync.Pool{New: func() any { return new([]queue.Commit) }}
+
 func (c *committer) commit(ctx context.Context, items []item, repeated bool) error {
-	batch := make([]queue.Commit, len(items))
+	batch := batches.Get().(*[]queue.Commit)
+	defer func() {
+		clear(*batch) // it would keep what it points to
+		batches.Put(batch)
+	}()
+	*batch = (*batch)[:0]
 	for i := range items {
-		batch[i] = items[i].commit()
+		*batch = append(*batch, items[i].commit())
 	}
 	failpoint.Hit("before-commit")
-	outcomes, err := c.w.queue.Commit(ctx, batch)
+	outcomes, err := c.w.queue.Commit(ctx, *batch)
 	if err != nil {
 		return err
 	}
@@ -311,12 +318,15 @@ func (c *committer) commit(ctx context.Context, items []item, repeated bool) err
 }
 
 func (it *item) commit() queue.Commit {
-	c := &it.job.claimed
-	out := queue.Commit{Token: c.Token, Result: &it.result, ReplyTTL: it.job.replyTTL, History: c.Attempts > 0 || c.Cancel != "" || it.result.Status == execution.Cancelled}
+	j := it.job
+	out := queue.Commit{
+		Token: j.token, Result: &it.result, ReplyTTL: j.replyTTL,
+		History: j.attempts > 0 || j.asked || it.result.Status == execution.Cancelled,
+	}
 	switch it.result.Status {
 	case execution.Succeeded, execution.Cancelled:
 	case execution.Rejected:
-		out.Dead = it.job.read // without a context there is nothing to submit again
+		out.Dead = j.read // without a context there is nothing to submit again
 	default:
 		out.Dead = true
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/bobbin-run/bobbin/execution"
 	"github.com/bobbin-run/bobbin/pool"
-	"github.com/bobbin-run/bobbin/queue"
 )
 
 // results is what ended while others waited.
@@ -25,7 +24,7 @@ type results struct {
 func (r *results) end(after time.Duration) { r.endAs(commit, after, "") }
 
 func (r *results) endAs(k kind, after time.Duration, value string) {
-	it := item{job: &job{claimed: queue.Claimed{ID: "x"}}, kind: k, result: execution.Result{Value: []byte(value)}}
+	it := item{job: &job{id: "x"}, kind: k, result: execution.Result{Value: []byte(value)}}
 	r.finished(it, &pool.Outcome{Finished: r.began.Add(after), Backlog: r.backlog, Pace: r.pace})
 }
 

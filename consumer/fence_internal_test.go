@@ -20,7 +20,7 @@ func TestFenceGivesBackWhatWaits(t *testing.T) {
 	defer func() { _ = w.queue.Close() }()
 	old := w.Incarnation()
 	for _, id := range []string{"a", "b"} { // the pool does not run: both wait
-		j := &job{arrival: &arrival{incarnation: old}, claimed: queue.Claimed{ID: id, Token: old + ":1:1"}}
+		j := &job{arrival: &arrival{incarnation: old}, id: id, token: old + ":1:1"}
 		w.pool.Submit(pool.Task{ID: id, Job: j})
 	}
 	(&heart{w: w, registered: true}).fence("because")

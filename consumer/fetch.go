@@ -162,13 +162,13 @@ func (f *fetcher) ask(ctx context.Context, c queue.Claim) (*queue.ClaimReply, er
 // accept makes jobs of what was claimed: those that can run go to the pool, the others to their results. It returns those
 // that are to run alone.
 func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.ClaimReply) (lone []*job) {
-	arrived := &arrival{worker: w, incarnation: incarnation, since: time.Now()}
+	arrived := &arrival{worker: w, incarnation: incarnation, claimedMS: reply.NowMS, since: time.Now()}
 	jobs := make([]*job, len(reply.Claimed))
 	for i := range reply.Claimed {
-		jobs[i] = &job{claimed: reply.Claimed[i], arrival: arrived}
+		jobs[i] = newJob(&reply.Claimed[i], arrived)
 	}
 	w.ledger.add(jobs)
-	ended, unsure := w.endedBefore(ctx, jobs)
+	ended, unsure := w.endedBefore(ctx, reply.Claimed)
 	// A fence must see either none of these in the pool, or all of them.
 	w.fencing.RLock()
 	defer w.fencing.RUnlock()
@@ -176,21 +176,22 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 	unwanted := w.Incarnation() != incarnation || !w.accepting() || w.choked.Load()
 	var says execution.Context // what each of them says, in turn
 	var back []*job
-	for _, j := range jobs {
-		if unwanted || (unsure && j.claimed.Missing) {
+	for i, j := range jobs {
+		c := &reply.Claimed[i]
+		if unwanted || (unsure && c.Missing) {
 			back = append(back, j)
 			continue
 		}
-		if j.claimed.Missing && ended[j.claimed.ID] {
+		if c.Missing && ended[j.id] {
 			w.log.Info("dropped an ID that was pushed again after its execution had ended", j.attrs()...)
 			w.committer.add(item{job: j, kind: drop})
 			continue
 		}
-		if status, refused := w.admit(j, reply.ModulesVersion, &says); refused != nil {
+		if status, refused := w.admit(j, c, reply.ModulesVersion, &says); refused != nil {
 			w.committer.add(item{job: j, kind: commit, result: w.result(j, status, refused)})
 			continue
 		}
-		if j.claimed.Recoveries >= w.aloneAfter() {
+		if c.Recoveries >= w.aloneAfter() {
 			lone = append(lone, j)
 			continue
 		}
@@ -205,17 +206,17 @@ func (w *Worker) accept(ctx context.Context, incarnation string, reply *queue.Cl
 // submit hands a job to the pool.
 func (w *Worker) submit(j *job) {
 	failpoint.Hit("before-submit")
-	w.pool.Submit(pool.Task{ID: j.claimed.ID, Timeout: cmp.Or(j.timeout, w.opts.Timeout), Job: j})
+	w.pool.Submit(pool.Task{ID: j.id, Timeout: cmp.Or(j.timeout, w.opts.Timeout), Job: j})
 }
 
 // endedBefore finds, among claimed IDs that have no context, those that have a result: a second push of an execution must not
 // get a second result. Unsure says that Redis did not answer: such an ID is given back, and asked after again. Where Redis will never
 // say (what is there is no stream), it is answered as any that lacks a context.
-func (w *Worker) endedBefore(ctx context.Context, jobs []*job) (ended map[string]bool, unsure bool) {
+func (w *Worker) endedBefore(ctx context.Context, claimed []queue.Claimed) (ended map[string]bool, unsure bool) {
 	var missing []string
-	for _, j := range jobs {
-		if j.claimed.Missing {
-			missing = append(missing, j.claimed.ID)
+	for i := range claimed {
+		if claimed[i].Missing {
+			missing = append(missing, claimed[i].ID)
 		}
 	}
 	if len(missing) == 0 {
@@ -234,7 +235,7 @@ func (w *Worker) ended(o pool.Outcome) {
 	j := o.Task.Job.(*job)
 	if o.Status == execution.Stuck {
 		w.log.Error("execution is stuck: it ignored its cancellation", append(j.attrs(), "cause", o.Cause, "stack", o.Err.Traceback)...)
-		w.tell(event{Type: "execution.stuck", ExecutionID: printableID(j.claimed.ID), Workflow: j.workflow})
+		w.tell(event{Type: "execution.stuck", ExecutionID: printableID(j.id), Workflow: j.workflow})
 		poke(w.changed)
 	}
 	w.finished(w.finish(j, &o), &o)

@@ -54,11 +54,11 @@ func TestWhatWaitsForRedisIsCounted(t *testing.T) {
 	document := []byte(`{"workflow":"w","reply_ttl_seconds":5,"meta":{"a":1},"params":{"b":"` + strings.Repeat("x", heavy) + `"}}`)
 	parsed, err := execution.ParseContext(document)
 	require.NoError(t, err)
-	j := &job{claimed: queue.Claimed{ID: "x", Token: "t", Context: document}, arrival: &arrival{incarnation: "i"}}
+	j := newJob(&queue.Claimed{ID: "x", Token: "t", Context: document}, &arrival{incarnation: "i"})
 	j.take(parsed)
 	failed := &execution.Error{Type: "T", Message: strings.Repeat("m", 1000), Traceback: strings.Repeat("t", 1000)}
 	it := w.finish(j, &pool.Outcome{Task: pool.Task{Job: j}, Status: execution.Failed, Err: failed})
-	require.Nil(t, it.job.claimed.Context)
+	require.Zero(t, it.job.context)
 	require.Nil(t, it.job.call.Params)
 	require.Equal(t, j.held(), it.job.held())
 	require.Equal(t, json.RawMessage(`{"a":1}`), it.result.Meta)
@@ -152,7 +152,7 @@ func TestWhatIsGivenBackKeepsItsOrder(t *testing.T) {
 		reply, err := w.queue.Claim(t.Context(), queue.Claim{Incarnation: me, Seq: seq, Want: n, MaxContextBytes: 1 << 20})
 		require.NoError(t, err)
 		for _, c := range reply.Claimed {
-			jobs = append(jobs, &job{arrival: &arrival{incarnation: me}, claimed: c})
+			jobs = append(jobs, newJob(&c, &arrival{incarnation: me}))
 		}
 	}
 	w.ledger.add(jobs)

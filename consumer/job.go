@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -22,10 +23,15 @@ import (
 // job is one claimed execution on its way through the worker: what was claimed, what it asks for, who runs it. It is written
 // once, before it is shared, but for what is atomic and for call, which is its handler's.
 type job struct {
-	claimed queue.Claimed
+	id, token string // the claim; the ID is raw: it need not be a valid one
 	*arrival
-	place    int32 // in the ledger
-	read     bool  // the context could be read: what follows is what it says
+	attempts   int32 // spent before this one
+	recoveries int32 // of those, how many because a worker died
+	place      int32 // in the ledger
+	context    int32 // bytes of the context, while it is kept
+	asked      bool  // somebody asked to cancel it before it was claimed
+	read       bool  // the context could be read: what follows is what it says
+
 	workflow string
 	meta     json.RawMessage
 	timeout  time.Duration    // 0: the worker's
@@ -39,8 +45,21 @@ type job struct {
 type arrival struct {
 	worker      *Worker
 	incarnation string
+	claimedMS   int64     // Redis's clock
 	since       time.Time // when the claim's reply was read, on the monotonic clock
 }
+
+// newJob makes a job of what was claimed. It keeps of it what is needed later: there is one for each execution, so that its size is
+// most of what one costs the collector.
+func newJob(c *queue.Claimed, a *arrival) *job {
+	return &job{
+		id: c.ID, token: c.Token, arrival: a, attempts: int32(c.Attempts), recoveries: int32(c.Recoveries),
+		context: int32(min(len(c.Context), math.MaxInt32)), asked: c.Cancel != "",
+	}
+}
+
+// attempt returns the number of this attempt; the first is 1.
+func (j *job) attempt() int { return int(j.attempts) + 1 }
 
 // Run runs the execution. It makes job a [pool.Job].
 func (j *job) Run(ctx context.Context) (json.RawMessage, error) {
@@ -54,17 +73,16 @@ func (j *job) Run(ctx context.Context) (json.RawMessage, error) {
 }
 
 // held names the claim.
-func (j *job) held() queue.Held { return queue.Held{ID: j.claimed.ID, Token: j.claimed.Token} }
+func (j *job) held() queue.Held { return queue.Held{ID: j.id, Token: j.token} }
 
 // admit decides whether a claimed execution can run. It returns the error it is to be answered with, or nil when the job is
 // ready for the pool. It reads the context into says, which is free again when it returns.
-func (w *Worker) admit(j *job, modulesVersion string, says *execution.Context) (execution.Status, *execution.Error) {
-	c := &j.claimed
+func (w *Worker) admit(j *job, c *queue.Claimed, modulesVersion string, says *execution.Context) (execution.Status, *execution.Error) {
 	id, err := execution.ParseID(c.ID)
 	if err != nil {
 		return execution.Rejected, &execution.Error{Type: execution.TypeInvalidID, Message: err.Error()}
 	}
-	if refused := w.readContext(j, says); refused != nil {
+	if refused := w.readContext(j, c, says); refused != nil {
 		return execution.Rejected, refused
 	}
 	if c.Cancel != "" && w.cancelHolds(c) {
@@ -94,8 +112,7 @@ func (w *Worker) cancelHolds(c *queue.Claimed) bool {
 	return true
 }
 
-func (w *Worker) readContext(j *job, says *execution.Context) *execution.Error {
-	c := &j.claimed
+func (w *Worker) readContext(j *job, c *queue.Claimed, says *execution.Context) *execution.Error {
 	var message string
 	switch {
 	case c.Missing:
@@ -117,7 +134,7 @@ func (w *Worker) readContext(j *job, says *execution.Context) *execution.Error {
 func (j *job) take(x *execution.Context) {
 	j.read, j.workflow, j.meta, j.timeout, j.retry, j.replyTTL = true, x.Workflow, x.Meta, x.Timeout, x.Retry, x.ReplyTTL
 	j.call = runner.Call{
-		Attempt: j.claimed.Attempt(), Workflow: x.Workflow, Function: x.Function, Params: x.Params, Meta: x.Meta,
+		Attempt: j.attempt(), Workflow: x.Workflow, Function: x.Function, Params: x.Params, Meta: x.Meta,
 		ContentSHA256: x.ContentSHA256, Traceparent: x.Traceparent, Isolation: x.Isolation,
 	}
 }
@@ -147,7 +164,7 @@ func (w *Worker) finish(j *job, o *pool.Outcome) item {
 		}
 	}
 	if retry := j.retry; retry != nil && (o.Status == execution.Failed || o.Status == execution.TimedOut) {
-		if spent := j.claimed.Attempt() - j.claimed.Recoveries; spent < retry.MaxAttempts {
+		if spent := j.attempt() - int(j.recoveries); spent < retry.MaxAttempts {
 			return item{job: j, kind: again, pause: retry.Backoff(spent), err: o.Err}
 		}
 	}
@@ -164,14 +181,13 @@ const heavy = 4 << 10
 // light returns the job as it waits for its result to be written: without a large context, which would be most of what thousands
 // of them hold while Redis is away.
 func (j *job) light() *job {
-	if len(j.claimed.Context) <= heavy {
+	if j.context <= heavy {
 		return j
 	}
-	kept := &job{
-		claimed: j.claimed, arrival: j.arrival, place: j.place, read: j.read, workflow: j.workflow, replyTTL: j.replyTTL,
+	return &job{
+		id: j.id, token: j.token, arrival: j.arrival, attempts: j.attempts, recoveries: j.recoveries, place: j.place, asked: j.asked,
+		read: j.read, workflow: j.workflow, replyTTL: j.replyTTL,
 	}
-	kept.claimed.Context = nil
-	return kept
 }
 
 // checkValue makes sure that what a runner returned can be written: JSON, and not too much of it.
@@ -192,10 +208,10 @@ func (w *Worker) checkValue(value json.RawMessage) (json.RawMessage, *execution.
 // result begins the stream entry of a job.
 func (w *Worker) result(j *job, status execution.Status, err *execution.Error) execution.Result {
 	r := execution.Result{
-		ID: j.claimed.ID, Worker: j.incarnation, Attempt: j.claimed.Attempt(), Status: status,
-		ClaimedMS: j.claimed.ClaimedMS, FinishedMS: j.redisClock(time.Now()), Err: bounded(err), Workflow: j.workflow, Meta: j.meta,
+		ID: j.id, Worker: j.incarnation, Attempt: j.attempt(), Status: status,
+		ClaimedMS: j.claimedMS, FinishedMS: j.redisClock(time.Now()), Err: bounded(err), Workflow: j.workflow, Meta: j.meta,
 	}
-	if len(j.claimed.Context) > heavy {
+	if j.context > heavy {
 		r.Meta = bytes.Clone(r.Meta) // it is a piece of the context
 	}
 	return r
@@ -203,7 +219,7 @@ func (w *Worker) result(j *job, status execution.Status, err *execution.Error) e
 
 // redisClock converts a moment of this process to Redis's clock, so that the times in results agree across machines.
 func (j *job) redisClock(t time.Time) int64 {
-	return j.claimed.ClaimedMS + max(t.Sub(j.since), 0).Milliseconds()
+	return j.claimedMS + max(t.Sub(j.since), 0).Milliseconds()
 }
 
 const maxErrorBytes = 64 << 10
@@ -226,7 +242,7 @@ func clip(s string) string {
 }
 
 func (j *job) attrs() []any {
-	return []any{slog.String("execution_id", printableID(j.claimed.ID)), slog.String("workflow", j.workflow), slog.Int("attempt", j.claimed.Attempt())}
+	return []any{slog.String("execution_id", printableID(j.id)), slog.String("workflow", j.workflow), slog.Int("attempt", j.attempt())}
 }
 
 // printableID makes a raw ID fit for a log line.

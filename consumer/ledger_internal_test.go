@@ -12,7 +12,7 @@ func TestLedger(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
 	of := func(id string) *job {
-		return &job{claimed: queue.Claimed{ID: id, Token: "w-1:7:1"}, arrival: &arrival{incarnation: "w-1"}}
+		return &job{id: id, token: "w-1:7:1", arrival: &arrival{incarnation: "w-1"}}
 	}
 	a, b, c := of("a"), of("b"), of("c")
 	l.add([]*job{a, b})

@@ -50,7 +50,7 @@ func (j *job) Progress(done, total float64, note string) {
 		return // JSON has no such numbers
 	}
 	j.worker.tell(event{
-		Type: "execution.progress", ExecutionID: j.claimed.ID, Workflow: j.workflow, Done: &done, Total: total,
+		Type: "execution.progress", ExecutionID: j.id, Workflow: j.workflow, Done: &done, Total: total,
 		Note: note[:min(len(note), maxNoteBytes)],
 	})
 }

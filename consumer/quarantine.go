@@ -14,7 +14,7 @@ func (w *Worker) incident(j *job, status execution.Status) {
 		return
 	}
 	i := queue.Incident{
-		ID: j.claimed.ID, Workflow: j.workflow, What: string(status), Window: w.opts.QuarantineWindow, Threshold: w.opts.QuarantineThreshold,
+		ID: j.id, Workflow: j.workflow, What: string(status), Window: w.opts.QuarantineWindow, Threshold: w.opts.QuarantineThreshold,
 	}
 	w.send("incident", func(ctx context.Context, q *queue.Queue) error {
 		quarantined, err := q.Incident(ctx, i)
@@ -66,7 +66,7 @@ func (f *fetcher) runAlone(ctx context.Context) {
 	f.lone = nil
 	f.w.release(others...)
 	f.w.giveBack()
-	attrs := append(j.attrs(), "deaths", j.claimed.Recoveries)
+	attrs := append(j.attrs(), "deaths", j.recoveries)
 	if beside := f.w.ledger.size() - 1; beside > 0 {
 		f.w.log.Warn("an execution waits to run alone, because its workers died: nothing is claimed until it has", append(attrs, "beside", beside)...)
 	}

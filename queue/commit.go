@@ -44,6 +44,9 @@ const (
 	CommitFenced CommitOutcome = -1 // another token holds the claim: nothing was written
 )
 
+// arguments are those of commits that were made.
+var arguments = sync.Pool{New: func() any { return new([]any) }}
+
 // Commit writes a batch of results, each at most once, and reports per item. It is safe to repeat after any error: items
 // that the first run wrote come back as [CommitGone], as does a claim that is in the batch before. A batch has at most [MaxBatch]
 // items.
@@ -65,8 +68,13 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 	}
 	k := q.Keys
 	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended}
-	args := make([]any, 0, 64+2*len(batch)) // most columns are short
-	args = columns(append(args, maxDead, len(batch), joined(batch)), batch)
+	space := arguments.Get().(*[]any)
+	args := columns(append(*space, maxDead, len(batch), joined(batch)), batch)
+	defer func() { // the call has a copy
+		clear(args)
+		*space = args[:0]
+		arguments.Put(space)
+	}()
 	for i := range batch {
 		c := &batch[i]
 		if r := c.Result; r.Status != execution.Succeeded {

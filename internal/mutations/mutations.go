@@ -120,7 +120,7 @@ var mutations = []mutation{
 	},
 	{
 		"what killed two workers runs alone", "consumer/fetch.go",
-		"if j.claimed.Recoveries >= w.aloneAfter() {", "if false {", "./consumer TestRunsAloneAfterTwoDeaths",
+		"if c.Recoveries >= w.aloneAfter() {", "if false {", "./consumer TestRunsAloneAfterTwoDeaths",
 	},
 	{
 		"a replacement is started before the old worker has ended", "internal/supervise/supervise.go",
@@ -298,7 +298,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 	},
 	{
 		"an ID that ended is not answered again", "consumer/fetch.go",
-		"if j.claimed.Missing && ended[j.claimed.ID] {", "if false && ended[j.claimed.ID] {",
+		"if c.Missing && ended[j.id] {", "if false && ended[j.id] {",
 		"./consumer TestDuplicatePushesGetOneResult",
 	},
 	{
