@@ -47,7 +47,7 @@ var measurements = []measurement{
 	{"idle", "from LPUSH to handler start and to the result, one at a time", 2000, 0, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.Idle(ctx, o.executions)
 	}},
-	{"inflight", "memory and throughput with thousands of executions that wait", 200_000, 9984, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
+	{"inflight", "memory and throughput with thousands of executions that wait", 500_000, 9984, func(ctx context.Context, l *bench.Lab, o *benchOptions) (*bench.Report, error) {
 		return l.InFlight(ctx, o.concurrency, o.executions)
 	}},
 	{"quiet", "a worker with nothing to do", 0, 0, func(ctx context.Context, l *bench.Lab, _ *benchOptions) (*bench.Report, error) {
