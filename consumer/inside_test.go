@@ -55,7 +55,7 @@ func TestWhatWaitsForRedisIsCounted(t *testing.T) {
 	parsed, err := execution.ParseContext(document)
 	require.NoError(t, err)
 	j := newJob(&queue.Claimed{ID: "x", Token: "t", Context: document}, &arrival{incarnation: "i"})
-	j.take(parsed)
+	j.take(parsed, len(document))
 	failed := &execution.Error{Type: "T", Message: strings.Repeat("m", 1000), Traceback: strings.Repeat("t", 1000)}
 	it := w.finish(j, &pool.Outcome{Task: pool.Task{Job: j}, Status: execution.Failed, Err: failed})
 	require.Zero(t, it.job.context)

@@ -28,7 +28,7 @@ type job struct {
 	attempts   int32 // spent before this one
 	recoveries int32 // of those, how many because a worker died
 	place      int32 // in the ledger
-	context    int32 // bytes of the context, while it is kept
+	context    int32 // bytes of the context, while something of it is kept
 	asked      bool  // somebody asked to cancel it before it was claimed
 	read       bool  // the context could be read: what follows is what it says
 
@@ -53,10 +53,12 @@ type arrival struct {
 // most of what one costs the collector.
 func newJob(c *queue.Claimed, a *arrival) *job {
 	return &job{
-		id: c.ID, token: c.Token, arrival: a, attempts: int32(c.Attempts), recoveries: int32(c.Recoveries),
-		context: int32(min(len(c.Context), math.MaxInt32)), asked: c.Cancel != "",
+		id: c.ID, token: c.Token, arrival: a, attempts: short(c.Attempts), recoveries: short(c.Recoveries), asked: c.Cancel != "",
 	}
 }
+
+// short is n, or the nearest number that fits: what is in Redis may have been written by anybody.
+func short(n int) int32 { return int32(min(max(n, math.MinInt32), math.MaxInt32)) }
 
 // attempt returns the number of this attempt; the first is 1.
 func (j *job) attempt() int { return int(j.attempts) + 1 }
@@ -122,7 +124,7 @@ func (w *Worker) readContext(j *job, c *queue.Claimed, says *execution.Context) 
 	default:
 		err := w.guarded((*execution.Context).Parse, says, c)
 		if err == nil {
-			j.take(says)
+			j.take(says, len(c.Context))
 			return nil
 		}
 		message = err.Error()
@@ -130,8 +132,9 @@ func (w *Worker) readContext(j *job, c *queue.Claimed, says *execution.Context) 
 	return &execution.Error{Type: execution.TypeInvalidContext, Message: message}
 }
 
-// take takes what the context says, so that it can be used for the next one.
-func (j *job) take(x *execution.Context) {
+// take takes what the context says, so that it can be used for the next one. What it takes keeps the context's bytes.
+func (j *job) take(x *execution.Context, bytes int) {
+	j.context = short(bytes)
 	j.read, j.workflow, j.meta, j.timeout, j.retry, j.replyTTL = true, x.Workflow, x.Meta, x.Timeout, x.Retry, x.ReplyTTL
 	j.call = runner.Call{
 		Attempt: j.attempt(), Workflow: x.Workflow, Function: x.Function, Params: x.Params, Meta: x.Meta,

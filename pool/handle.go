@@ -99,15 +99,16 @@ func (p *Pool) run(h *handle, owned *bool) {
 	var value json.RawMessage
 	var err error = errGoexit
 	defer func() { // deferred, so that runtime.Goexit reports an outcome too
+		defer func() { *owned = h.end(value, err) }() // even if what was thrown does not let itself be printed
 		if thrown := recover(); thrown != nil {
 			value, err = nil, panicked(thrown)
 		}
-		*owned = h.end(value, err)
 	}()
-	value, err = h.task.Job.Run(&h.context)
-	if err != nil {
-		err = execution.AsError(err) // here, because its Error method is the handler's code, and may panic as well
+	returned, failure := h.task.Job.Run(&h.context)
+	if failure != nil {
+		failure = execution.AsError(failure) // here, because its Error method is the handler's code, and may panic or exit as well
 	}
+	value, err = returned, failure
 }
 
 var errGoexit = &execution.Error{Type: execution.TypePanic, Message: "the handler ended its goroutine (runtime.Goexit)"}

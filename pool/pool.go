@@ -75,8 +75,8 @@ type Outcome struct {
 	Value    json.RawMessage  // when Succeeded
 	Err      *execution.Error // when not Succeeded
 	Cause    error            // why it was cancelled; nil when it was not
-	Started  time.Time
-	Finished time.Time
+	Started  time.Time        // to be compared with other moments: its wall clock is not corrected when that of the machine is set
+	Finished time.Time        // likewise
 	// Interrupted says that the task stopped because the worker asked it to, for no fault of its own: run it again elsewhere.
 	Interrupted bool
 	// Backlog is how many tasks waited behind full slots when it returned, and Pace how far apart tasks returned lately.

@@ -290,6 +290,11 @@ func TestLadderOfShutdownAndLeaseLost(t *testing.T) {
 	})
 }
 
+// exits is an error that ends the goroutine of whoever wants to know what it says.
+type exits struct{}
+
+func (exits) Error() string { runtime.Goexit(); return "" }
+
 func TestErrorsPanicsAndGoexit(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := setup(t, 1)
@@ -310,6 +315,10 @@ func TestErrorsPanicsAndGoexit(t *testing.T) {
 
 		b.submit("goexit", 0, func(context.Context) (json.RawMessage, error) { runtime.Goexit(); return nil, nil })
 		require.Equal(t, execution.TypePanic, b.only("goexit").Err.Type)
+		b.submit("goexit of an error", 0, func(context.Context) (json.RawMessage, error) { return nil, exits{} })
+		require.Equal(t, execution.TypePanic, b.only("goexit of an error").Err.Type)
+		b.submit("goexit of what was thrown", 0, func(context.Context) (json.RawMessage, error) { panic(exits{}) })
+		require.Equal(t, execution.TypePanic, b.only("goexit of what was thrown").Err.Type)
 		b.submit("after", 0, returns("1"))
 		require.Equal(t, execution.Succeeded, b.only("after").Status, "the slot goes on")
 	})

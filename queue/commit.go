@@ -70,7 +70,7 @@ func (q *Queue) Commit(ctx context.Context, batch []Commit) ([]CommitOutcome, er
 	keys := []string{k.Results, k.Claims, k.Executions, k.Attempts, k.Recoveries, k.Cancels, k.Dead, k.Ended}
 	space := arguments.Get().(*[]any)
 	args := columns(append(*space, maxDead, len(batch), joined(batch)), batch)
-	defer func() { // the call has a copy
+	defer func() { // the call has ended, and nothing of it is sent later
 		clear(args)
 		*space = args[:0]
 		arguments.Put(space)

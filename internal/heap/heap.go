@@ -16,9 +16,9 @@ import (
 // times is how many times what a collection looks at may gather as garbage before the next.
 const times = 4
 
-// smallest is what Go takes a heap for at least, https://go.dev/src/runtime/mgcpacer.go (heapMinimum): a percentage that is right
-// for a heap of 1 MiB would let four times the floor gather. Memory that is new to the process comes from the kernel page by page,
-// and on a virtual machine a page may cost more than it costs to collect what would fill it again.
+// smallest is the least that Go takes a percentage of, https://go.dev/src/runtime/mgcpacer.go (heapMinimum): the one that is right for
+// a heap of 1 MiB otherwise would let four times the floor gather. Memory that is new to the process comes from the kernel page by
+// page, and on a virtual machine a page may cost more than it costs to collect what would fill it again.
 const smallest = 4 << 20
 
 // Pace lets at least floor bytes of garbage gather between two collections, and several times what the last one looked at up to
@@ -52,7 +52,7 @@ func (t *tuner) tune() {
 
 // percentage is that of Go: how much garbage may gather, of what the last collection looked at.
 func (t *tuner) percentage(looked uint64) int {
-	looked = max(looked, smallest)
+	looked = max(looked, 1<<20)
 	garbage := max(looked, t.floor, min(times*looked, t.plenty))
-	return int(100 * garbage / looked)
+	return int(min(100*garbage/looked, 100*(looked+garbage)/smallest))
 }

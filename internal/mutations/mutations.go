@@ -332,6 +332,14 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"./consumer TestWhatAHandlerWritesToItsCallIsNotInTheResult",
 	},
 	{
+		"what was thrown and cannot be printed has an outcome too", "pool/handle.go",
+		"defer func() { *owned = h.end(value, err) }()", "func() { *owned = h.end(value, err) }()", "./pool TestErrorsPanicsAndGoexit",
+	},
+	{
+		"garbage is a percentage of what Go takes it of", "internal/heap/heap.go",
+		"min(100*garbage/looked, 100*(looked+garbage)/smallest)", "100 * garbage / looked", "./internal/heap TestPercentage",
+	},
+	{
 		"modules can be read while Redis is full", "queue/modules.go",
 		"pipe := q.rdb.Pipeline()", "pipe := q.rdb.TxPipeline()",
 		"./queue TestFullMemory",
