@@ -151,14 +151,15 @@ prctl = None
 
 
 def before_fork():
-    """Loads what a child needs to die with its parent: a child should not import. A signal that ends it may come before it
-    is ready to end."""
+    """Loads what a child needs to die with its parent: a child should not import. A signal that ends it, or the worker's
+    SIGINT to the whole group, may come before it is ready: what that raises in after_fork would leave it without a leash."""
+    masks[_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, (*WORKERS, signal.SIGINT))
     need_prctl()
-    masks[_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, WORKERS)
 
 
 def unmask():
-    signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(_ident()))
+    if _ident() in masks:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(_ident()))
 
 
 def need_prctl():
@@ -184,8 +185,8 @@ def after_fork():
         for number in WORKERS:
             if signal.getsignal(number) is deaf:
                 signal.signal(number, signal.SIG_DFL)
-    unmask()
     die_with(parent, by_main)
+    unmask()
 
 
 def fork():
