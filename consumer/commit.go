@@ -284,6 +284,7 @@ func (c *committer) do(ctx context.Context, k kind, items []item, repeated bool)
 	}
 }
 
+// batches are those of commits that were made.
 var batches = sync.Pool{New: func() any { return new([]queue.Commit) }}
 
 func (c *committer) commit(ctx context.Context, items []item, repeated bool) error {

@@ -121,7 +121,7 @@ func settle(cfg *config.Config, log *slog.Logger) {
 // stepsBack says whether the worker leaves the processors to Redis: one that is on its machine answers the sooner.
 func stepsBack(cfg *config.Config) bool { return cfg.Nice > 0 && cfg.RedisIsLocal() }
 
-// heapFloor is how much garbage a worker may gather before it is collected: for some memory, half as much again in throughput.
+// heapFloor is how much garbage a worker may gather before it is collected: for 12 MiB more than Go would let, a tenth in throughput.
 const heapFloor = 16 << 20
 
 // heapPlenty is how much more it may gather beside a larger heap: little of what a worker may hold before it asks to be replaced.
