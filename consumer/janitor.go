@@ -2,7 +2,10 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/bobbin-run/bobbin/queue"
 )
 
 const maxTrimInterval = time.Minute
@@ -62,4 +65,39 @@ func (b *backpressure) trim(ctx context.Context) error {
 		b.w.log.Info("trimmed results that were read", "results", removed, "older_than", retention)
 	}
 	return err
+}
+
+// forgetTorn sees to it, whenever the worker is connected anew, that a Redis which was started again does not keep what its crash
+// tore: see [queue.Queue.ForgetTorn].
+func (w *Worker) forgetTorn(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.anew:
+		}
+		for failures := 0; !w.askToForget(ctx); failures++ {
+			if !backoff(ctx, failures) {
+				return nil
+			}
+		}
+	}
+}
+
+// askToForget does so once, and says whether that was answered.
+func (w *Worker) askToForget(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	asked, err := w.queue.ForgetTorn(ctx)
+	if err != nil {
+		refused := errors.Is(err, queue.ErrRefused) && !queue.IsPassing(err)
+		if refused {
+			w.log.Info("redis refuses to write its append-only file anew (BGREWRITEAOF): what a crash of Redis tore may come back, see bobbin doctor", "error", err)
+		}
+		return refused
+	}
+	if asked {
+		w.log.Info("redis was started: asked it to write its append-only file anew (BGREWRITEAOF), so that nothing that a crash tore comes back")
+	}
+	return true
 }

@@ -203,6 +203,23 @@ func TestFenceCancelsWithTheCauseLeaseLost(t *testing.T) {
 	})
 }
 
+// A Redis that was started again is asked to forget what its crash tore, also by workers that say nothing to it but their heartbeats.
+func TestRedisForgetsWhatItsCrashTore(t *testing.T) {
+	t.Parallel()
+	server := redistest.Real(t, redistest.WithPersistence(redistest.AOFAlways))
+	f := setup(t, server, handlers())
+	f.options.Pause = execution.PausedByOperator
+	f.start()
+	rewritten := func() bool {
+		info := f.raw.Info(context.Background(), "persistence").Val()
+		return strings.Contains(info, "aof_last_rewrite_time_sec:0") || strings.Contains(info, "aof_last_rewrite_time_sec:1")
+	}
+	f.until("it is asked when a worker starts", rewritten)
+	server.Kill()
+	server.Start()
+	f.until("it is asked when it was started again", rewritten)
+}
+
 // An outage makes everybody silent. Nobody is declared dead for it: no execution is charged a recovery.
 func TestNoMassReapingAfterAnOutage(t *testing.T) {
 	t.Parallel()

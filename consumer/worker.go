@@ -94,6 +94,7 @@ type Worker struct {
 	regate  chan struct{} // to the fetcher: look again whether you may claim
 	beatNow chan struct{} // to the heart
 	silent  chan []string // to the reaper
+	anew    chan struct{} // to forgetTorn: Redis may have been started again
 	post    chan letter   // to the mailer
 
 	fencing     sync.RWMutex           // held for writing while the incarnation changes
@@ -125,7 +126,7 @@ func New(o Options) (*Worker, error) {
 	w := &Worker{
 		opts: o, queue: q, process: thisProcess(), ledger: newLedger(), started: time.Now(), waker: q.NewWaker(),
 		inbox: make(chan note, 64), changed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), fetched: make(chan struct{}),
-		regate: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), silent: make(chan []string, 1),
+		regate: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), silent: make(chan []string, 1), anew: make(chan struct{}, 1),
 		post: make(chan letter, 4096),
 	}
 	w.maxExecutions, w.maxRSS = upToATenthLess(int64(o.MaxExecutions)), upToATenthLess(o.MaxRSS)
@@ -185,10 +186,12 @@ func (w *Worker) Run(ctx context.Context) (int, error) {
 	committing.run(w.releaser.Run) // one: what is given back keeps its order
 	living.run(heart.Run)
 	living.run(w.reap)
+	living.run(w.forgetTorn)
 	living.run(w.mail)
-	living.run((&control.Listener{Queue: w.queue, Log: w.log, Interval: w.opts.ControlInterval, Handle: func(ctx context.Context, message []byte) {
-		w.deliver(ctx, note{message: message})
-	}}).Run)
+	living.run((&control.Listener{
+		Queue: w.queue, Log: w.log, Interval: w.opts.ControlInterval, Subscribed: func() { poke(w.anew) },
+		Handle: func(ctx context.Context, message []byte) { w.deliver(ctx, note{message: message}) },
+	}).Run)
 	fetching.run(func(ctx context.Context) error {
 		defer close(w.fetched)
 		return (&fetcher{w: w}).Run(ctx)

@@ -27,6 +27,8 @@ type Listener struct {
 	Queue    *queue.Queue
 	Log      *slog.Logger
 	Interval time.Duration // 0: DefaultInterval
+	// Subscribed, if there is one, is called when a subscription is confirmed: Redis may be another than the one that broke the last.
+	Subscribed func()
 	// Handle is called with each message, one at a time. While it runs, later messages wait in Redis and the socket.
 	Handle func(ctx context.Context, message []byte)
 }
@@ -87,6 +89,9 @@ func (l *Listener) listen(ctx context.Context) (heard bool, err error) {
 		switch m := message.(type) {
 		case *redis.Subscription:
 			heard = true
+			if l.Subscribed != nil {
+				l.Subscribed()
+			}
 		case *redis.Message:
 			l.Handle(ctx, []byte(m.Payload))
 		}

@@ -61,7 +61,7 @@ func (q *Queue) Examine(ctx context.Context, settle time.Duration) ([]Ailment, e
 	if err != nil {
 		return nil, err
 	}
-	server, err := q.examineServer(ctx)
+	server, err := q.examineServer(ctx, len(c.workers) > 0)
 	return append(append(found.ailments(), held...), server...), err
 }
 

@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// examineServer checks that the server can keep what it acknowledges.
-func (q *Queue) examineServer(ctx context.Context) ([]Ailment, error) {
+// examineServer checks that the server can keep what it acknowledges. Of what a crash tore it says something only where workers are,
+// who should have seen to it.
+func (q *Queue) examineServer(ctx context.Context, workers bool) ([]Ailment, error) {
 	var list []Ailment
 	bad := func(warning bool, problem, advice string) {
 		list = append(list, Ailment{Subject: "server", Problem: problem, Advice: advice, Warning: warning})
@@ -16,7 +17,7 @@ func (q *Queue) examineServer(ctx context.Context) ([]Ailment, error) {
 	if one, err := q.rdb.Eval(ctx, "return 1", nil).Result(); err != nil || number(one) != 1 {
 		bad(false, fmt.Sprintf("scripts do not run: %v", err), "allow EVAL, EVALSHA and SCRIPT to this user")
 	}
-	info, err := q.rdb.Info(ctx, "server", "cluster").Result()
+	info, err := q.rdb.Info(ctx).Result()
 	if err != nil {
 		bad(true, fmt.Sprintf("INFO is refused: %v", err), "allow INFO to this user, so that the version can be checked")
 	} else if version := infoField(info, "redis_version"); !atLeast(version, 6, 2) {
@@ -37,6 +38,9 @@ func (q *Queue) examineServer(ctx context.Context) ([]Ailment, error) {
 		bad(false, "nothing is persisted: a restart of Redis loses every execution", "CONFIG SET appendonly yes")
 	case settings["appendonly"] != "yes":
 		bad(true, "only snapshots are persisted: a crash of Redis loses what came after the last one", "CONFIG SET appendonly yes")
+	case workers && mayRemember(info):
+		bad(true, "the append-only file was not written anew since Redis was started: part of what a crash tore may come back with the next start",
+			"BGREWRITEAOF after each start; workers see to it if they are allowed INFO and BGREWRITEAOF and auto-aof-rewrite-percentage is not 0")
 	}
 	return list, nil
 }

@@ -68,4 +68,13 @@ func TestDoctorSaysWhatCannotKeepThePromise(t *testing.T) {
 	r := s.do("", "doctor", "--json")
 	require.Equal(t, execution.ExitFailure, r.code)
 	require.Contains(t, r.out, "nothing is persisted")
+
+	server := redistest.Real(t, redistest.WithPersistence(redistest.AOFEverySec))
+	s = setup(t, server)
+	require.Contains(t, s.do("", "doctor").out, "all is well", "the first worker will see to it")
+	workers := queue.NewKeys(server.Prefix, "default").Workers
+	require.NoError(t, server.Client().ZAdd(t.Context(), workers, redis.Z{Member: "h-1-x", Score: 1}).Err())
+	r = s.do("", "doctor")
+	require.Zero(t, r.code, "a warning")
+	require.Contains(t, r.out, "the append-only file was not written anew since Redis was started")
 }

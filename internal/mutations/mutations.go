@@ -350,6 +350,16 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"./queue TestFullMemory",
 	},
 	{
+		"what a crash of Redis tore is forgotten", "queue/torn.go",
+		"\"aof_last_rewrite_time_sec\") == \"-1\"", "\"aof_last_rewrite_time_sec\") == \"-2\"",
+		"./queue TestWhatACrashToreStaysAway",
+	},
+	{
+		"a Redis that was started again is noticed", "consumer/worker.go",
+		"Subscribed: func() { poke(w.anew) },", "",
+		"./consumer TestRedisForgetsWhatItsCrashTore",
+	},
+	{
 		"of several suspects one is held", "consumer/quarantine.go",
 		"	f.w.release(others...)\n", "	defer f.w.release(others...)\n",
 		"./consumer TestOfSeveralSuspectsOneIsHeld",

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -148,4 +150,19 @@ func (s *Server) signal(what string, signal syscall.Signal) {
 	if !s.own(what).signal(signal) {
 		s.tb.Fatalf("redistest: %s: the server does not run", what)
 	}
+}
+
+// AOF returns the path of the file to which the server appends what it writes: the last part of it, since Redis 7. Cut off its end
+// between Kill and Start, and the server was killed amid a write.
+func (s *Server) AOF() string {
+	s.tb.Helper()
+	dir := s.own("AOF").dir
+	parts, _ := filepath.Glob(filepath.Join(dir, "appendonlydir", "*.incr.aof"))
+	newest := filepath.Join(dir, "appendonly.aof")
+	for _, part := range parts {
+		if len(part) > len(newest) || len(part) == len(newest) && part > newest || !strings.HasPrefix(newest, filepath.Dir(part)) {
+			newest = part
+		}
+	}
+	return newest
 }
