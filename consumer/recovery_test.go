@@ -215,6 +215,9 @@ func TestRedisForgetsWhatItsCrashTore(t *testing.T) {
 		return strings.Contains(info, "aof_last_rewrite_time_sec:0") || strings.Contains(info, "aof_last_rewrite_time_sec:1")
 	}
 	f.until("it is asked when a worker starts", rewritten)
+	// So much that workers are connected again while it is read.
+	long := "for i = 1, 500000 do redis.call('INCR', KEYS[1]) end return 1"
+	require.NoError(t, f.raw.Eval(context.Background(), long, []string{server.Prefix + "count"}).Err())
 	server.Kill()
 	server.Start()
 	f.until("it is asked when it was started again", rewritten)

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -21,6 +22,9 @@ func (q *Queue) ForgetTorn(ctx context.Context) (asked bool, err error) {
 	err = wrap("info", err)
 	if errors.Is(err, ErrRefused) && !IsPassing(err) { // miniredis knows no such section
 		return false, nil
+	}
+	if err == nil && infoField(info, "loading") == "1" { // and says that it has no such file, until it has read it
+		err = fmt.Errorf("info: %w: LOADING", ErrRefused)
 	}
 	if err != nil || !mayRemember(info) {
 		return false, err

@@ -355,6 +355,11 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"./queue TestWhatACrashToreStaysAway",
 	},
 	{
+		"a Redis that loads is asked again later", "queue/torn.go",
+		"if err == nil && infoField(info, \"loading\") == \"1\" {", "if false {",
+		"./consumer TestRedisForgetsWhatItsCrashTore",
+	},
+	{
 		"a Redis that was started again is noticed", "consumer/worker.go",
 		"Subscribed: func() { poke(w.anew) },", "",
 		"./consumer TestRedisForgetsWhatItsCrashTore",
