@@ -380,15 +380,22 @@ func TestDevPublishesChanges(t *testing.T) {
 	require.Zero(t, dev.exits())
 }
 
+// untilKilled is a workflow that takes forever, until whoever ran it has died.
+var untilKilled = map[string]string{"nap.star": `
+def main():
+    if bobbin.context().attempt == 1:
+        sleep(3600)
+`}
+
 // Killed with kill -9, its executions go on as soon as a worker starts on this machine: its process is provably gone, and the
 // lease, an hour here, need not be waited for.
 func TestRestartAfterKillGoesOnAtOnce(t *testing.T) {
 	t.Parallel()
 	redistest.Each(t, func(t *testing.T, server *redistest.Server) {
 		s := setup(t, server).with("BOBBIN_LEASE=1h")
-		s.ok("modules", "push", workflows(t, testModules))
+		s.ok("modules", "push", workflows(t, untilKilled))
 		first := s.worker()
-		s.ok("submit", "sleep.star", "--params", `{"seconds":4}`, "--id", "nap")
+		s.ok("submit", "nap.star", "--id", "nap")
 		require.Eventually(t, func() bool { return strings.Contains(s.ok("status"), "1 in flight") }, patience, pollEvery)
 		first.signal(syscall.SIGKILL)
 		first.exits()
@@ -403,9 +410,9 @@ func TestRestartAfterKillGoesOnAtOnce(t *testing.T) {
 func TestKilledWorkersExecutionsRunElsewhere(t *testing.T) {
 	t.Parallel()
 	s := setup(t, redistest.Shared(t))
-	s.ok("modules", "push", workflows(t, testModules))
+	s.ok("modules", "push", workflows(t, untilKilled))
 	first := s.worker()
-	s.ok("submit", "sleep.star", "--params", `{"seconds":4}`, "--id", "nap")
+	s.ok("submit", "nap.star", "--id", "nap")
 	require.Eventually(t, func() bool { return strings.Contains(s.ok("status"), "1 in flight") }, patience, pollEvery)
 	second := s.worker()
 	first.signal(syscall.SIGKILL)
