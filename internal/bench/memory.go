@@ -17,7 +17,9 @@ func sleeping(d time.Duration) func(int) string {
 // waiting is the context of an execution that waits for its cancellation.
 var waiting = document("wait", map[string]any{"customer": 4711})
 
-// InFlight measures what executions cost that only wait: memory, and the rate of commits beside them. n is how many wait.
+// InFlight measures what executions cost that only wait: memory, and the rate of commits beside them. n is how many wait. The rate is
+// that of a worker that has run a while: its first garbage is memory that it never had before, once in its life, and the more of it the
+// more wait. What it does until then is a figure of its own.
 func (l *Lab) InFlight(ctx context.Context, n, executions int) (*Report, error) {
 	all := series{}
 	for run := range l.Runs {
@@ -34,6 +36,7 @@ func (l *Lab) InFlight(ctx context.Context, n, executions int) (*Report, error) 
 		at := func(name string) float64 { return all[name][run] }
 		all.add("each", (at("rss "+many)-at("rss "+few))/float64(n-10)/1024)
 		all.add("rate", at("rate "+many)/at("rate "+few))
+		all.add("first", at("first "+many)/at("first "+few))
 		all.add("cpu", at("cpu "+many)/at("cpu "+few))
 		l.say("in flight %d/%d: idle %.1f MiB, %d waiting %.1f MiB, %.0f/s beside 10, %.0f/s beside %d", run+1, l.Runs, at("idle "+few)/(1<<20),
 			n, at("rss "+many)/(1<<20), at("rate "+few), at("rate "+many), n)
@@ -46,6 +49,7 @@ func (l *Lab) InFlight(ctx context.Context, n, executions int) (*Report, error) 
 	r.add("commits beside 10 waiting", all.median("rate 10"), "/s")
 	r.add(fmt.Sprintf("commits beside %d waiting", n), all.median("rate "+many), "/s")
 	r.atLeast("rate, many / few", all.median("rate"), "", 0.9)
+	r.add(fmt.Sprintf("the same of a worker's first %d", executions/5), all.median("first"), "")
 	r.below("Redis CPU per execution, many / few", all.median("cpu"), "", 1.15)
 	return r, nil
 }
@@ -90,7 +94,12 @@ func (l *Lab) inFlightOnce(ctx context.Context, all series, n, executions int) (
 		return err
 	}
 	all.add("rss "+name, float64(rss))
-	s, err := l.drainBeside(ctx, n, executions)
+	first, err := l.drainBeside(ctx, n, executions/5)
+	if err != nil {
+		return err
+	}
+	all.add("first "+name, first.rate())
+	s, err := l.drainBeside(ctx, n+executions/5, executions)
 	all.add("rate "+name, s.rate())
 	all.add("cpu "+name, s.cpuMicros())
 	return err
