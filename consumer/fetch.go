@@ -48,12 +48,10 @@ func (f *fetcher) Run(ctx context.Context) error {
 }
 
 // awaitRoom returns how many executions may be claimed, or 0 when ctx ended first. Meanwhile it gives back what was claimed
-// ahead and turns out to wait too long.
+// ahead and turns out to wait too long: where that is seen to pass here. A worker that finds it so when it gets its processor back
+// has only not run: what it gave back then, Redis would have to claim again, for a worker that waits for a processor as well.
 func (f *fetcher) awaitRoom(ctx context.Context) int {
 	for ctx.Err() == nil {
-		if f.w.pool.Stalled() {
-			f.w.giveBack()
-		}
 		room := f.w.pool.Room()
 		if f.idle { // a call that waits may be answered when what was learned of short executions holds no more
 			room = min(room, f.w.pool.Free())
@@ -71,6 +69,9 @@ func (f *fetcher) awaitRoom(ctx context.Context) int {
 		case <-f.w.pool.Changed():
 		case <-f.w.regate:
 		case <-stalled:
+			if f.w.pool.Stalled() {
+				f.w.giveBack()
+			}
 		}
 	}
 	return 0
