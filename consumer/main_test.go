@@ -104,6 +104,7 @@ func (f *fleet) start() *started {
 	running.Go(func() {
 		code, err := w.Run(ctx)
 		if err != nil {
+			f.options.Log.Error("the worker could not start", "error", err)
 			code = -1
 		}
 		s.exit <- code
