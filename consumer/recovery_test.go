@@ -210,17 +210,13 @@ func TestRedisForgetsWhatItsCrashTore(t *testing.T) {
 	f := setup(t, server, handlers())
 	f.options.Pause = execution.PausedByOperator
 	f.start()
-	rewritten := func() bool {
-		info := f.raw.Info(context.Background(), "persistence").Val()
-		return strings.Contains(info, "aof_last_rewrite_time_sec:0") || strings.Contains(info, "aof_last_rewrite_time_sec:1")
-	}
-	f.until("it is asked when a worker starts", rewritten)
+	f.until("it is asked when a worker starts", server.Rewritten)
 	// So much that workers are connected again while it is read.
 	long := "for i = 1, 500000 do redis.call('INCR', KEYS[1]) end return 1"
 	require.NoError(t, f.raw.Eval(context.Background(), long, []string{server.Prefix + "count"}).Err())
 	server.Kill()
 	server.Start()
-	f.until("it is asked when it was started again", rewritten)
+	f.until("it is asked when it was started again", server.Rewritten)
 }
 
 // An outage makes everybody silent. Nobody is declared dead for it: no execution is charged a recovery.

@@ -50,7 +50,7 @@ func (v verb) torn(t *testing.T, cut int) bool {
 	asked, err := s.ForgetTorn(s.ctx)
 	require.NoError(t, err)
 	require.True(t, asked)
-	s.rewritten()
+	require.Eventually(t, server.Rewritten, patience, time.Millisecond)
 	require.NoError(t, v.call(s, held), why)
 	if v.after != nil {
 		v.after(s, why)
@@ -96,15 +96,6 @@ func (s *store) reconnected() {
 	require.Eventually(s.t, func() bool { return s.Ping(s.ctx) == nil && s.raw.Ping(s.ctx).Err() == nil }, patience, time.Millisecond)
 }
 
-// rewritten returns once the append-only file has been written anew.
-func (s *store) rewritten() {
-	s.t.Helper()
-	require.Eventually(s.t, func() bool {
-		info := s.raw.Info(s.ctx, "persistence").Val()
-		return strings.Contains(info, "aof_rewrite_in_progress:0") && !strings.Contains(info, "aof_last_rewrite_time_sec:-1")
-	}, patience, time.Millisecond)
-}
-
 // Redis is asked once after each of its starts, and only where that is of use and wanted.
 func TestForgetTornAsksOnce(t *testing.T) {
 	t.Parallel()
@@ -127,7 +118,7 @@ func TestForgetTornAsksOnce(t *testing.T) {
 	require.ErrorIs(t, err, queue.ErrRefused)
 
 	require.True(t, asked(s))
-	s.rewritten()
+	require.Eventually(t, server.Rewritten, patience, time.Millisecond)
 	require.False(t, asked(s))
 	require.False(t, asked(open(t, redistest.Shared(t))), "it has no such file")
 }

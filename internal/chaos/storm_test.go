@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -227,10 +226,7 @@ func (s *storm) recycle(context.Context) {
 // redisKilled: everybody is cut off; whoever loses patience runs things again. What an earlier crash tore is forgotten by then: a second
 // crash before that is what docs/guarantees.md leaves out.
 func (s *storm) redisKilled(ctx context.Context) {
-	require.Eventually(s.t, func() bool {
-		info := s.raw.Info(context.Background(), "persistence").Val()
-		return strings.Contains(info, "aof_rewrite_in_progress:0") && !strings.Contains(info, "aof_last_rewrite_time_sec:-1")
-	}, patience, 10*time.Millisecond, "no worker has had the append-only file written anew")
+	require.Eventually(s.t, s.server.Rewritten, patience, 10*time.Millisecond, "no worker has had the append-only file written anew")
 	defer s.befall(0)()
 	s.server.Kill()
 	pause(ctx, time.Duration(s.random.IntN(1500))*time.Millisecond)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,11 +159,15 @@ func (s *Server) AOF() string {
 	s.tb.Helper()
 	dir := s.own("AOF").dir
 	parts, _ := filepath.Glob(filepath.Join(dir, "appendonlydir", "*.incr.aof"))
-	newest := filepath.Join(dir, "appendonly.aof")
-	for _, part := range parts {
-		if len(part) > len(newest) || len(part) == len(newest) && part > newest || !strings.HasPrefix(newest, filepath.Dir(part)) {
-			newest = part
-		}
+	if len(parts) == 0 {
+		return filepath.Join(dir, "appendonly.aof")
 	}
-	return newest
+	return slices.MaxFunc(parts, func(a, b string) int { return cmp.Or(len(a)-len(b), cmp.Compare(a, b)) }) // by their numbers
+}
+
+// Rewritten says whether the server has written its append-only file anew since it was started. While it does not answer, it has not.
+func (s *Server) Rewritten() bool {
+	reply, _ := s.Exec("INFO", "persistence")
+	info, _ := reply.(string)
+	return strings.Contains(info, "aof_rewrite_in_progress:0") && !strings.Contains(info, "aof_last_rewrite_time_sec:-1")
 }
