@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -288,5 +289,24 @@ func TestRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		require.Equal(t, control.Refused, f.receipt("x1").Outcome)
 		require.Equal(t, control.Refused, f.receipt("x2").Outcome)
 		require.Equal(t, execution.Active, w.State())
+	})
+}
+
+// What was claimed ahead, behind an execution that turns out to be a long one, does not wait for it: another worker runs it meanwhile.
+func TestWhatWaitsBehindALongOneRunsElsewhere(t *testing.T) {
+	onStage(t, func(t *testing.T, f *fleet, s *stage) {
+		mux := s.mux()
+		mux.Handle("quick", runner.Func(func(context.Context, *runner.Call) (json.RawMessage, error) { return nil, nil }))
+		f.options.Runner, f.options.Concurrency = mux, 1
+		f.submitMany(1000, "first", `{"workflow":"quick"}`) // it learns that executions are short
+		f.submit("long", `{"workflow":"hold"}`)
+		f.submitMany(1000, "behind", `{"workflow":"quick"}`)
+		f.start()
+		require.Equal(t, "long", s.awaitBegun(t))
+		other := f.start()
+		for i := range 1000 {
+			require.Equal(t, other.Incarnation(), f.result(fmt.Sprint("behind", i)).Worker)
+		}
+		require.Zero(t, s.ended.Load(), "the long one runs")
 	})
 }

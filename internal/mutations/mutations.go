@@ -350,6 +350,10 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"./queue TestFullMemory",
 	},
 	{
+		"what waits behind a long execution is given back", "consumer/fetch.go",
+		"			if f.w.pool.Stalled() {\n", "			if false {\n", "./consumer TestWhatWaitsBehindALongOneRunsElsewhere",
+	},
+	{
 		"what a crash of Redis tore is forgotten", "queue/torn.go",
 		"\"aof_last_rewrite_time_sec\") == \"-1\"", "\"aof_last_rewrite_time_sec\") == \"-2\"",
 		"./queue TestWhatACrashToreStaysAway",
