@@ -109,7 +109,7 @@ func (a *app) work(ctx context.Context, cfg *config.Config, options consumer.Opt
 
 // settle arranges the process for work.
 func settle(cfg *config.Config, log *slog.Logger) {
-	heap.Pace(heapFloor, heapPlenty(cfg))
+	heap.Pace(heapFew, heapPlenty(cfg))
 	if !stepsBack(cfg) {
 		return
 	}
@@ -121,8 +121,8 @@ func settle(cfg *config.Config, log *slog.Logger) {
 // stepsBack says whether the worker leaves the processors to Redis: one that is on its machine answers the sooner.
 func stepsBack(cfg *config.Config) bool { return cfg.Nice > 0 && cfg.RedisIsLocal() }
 
-// heapFloor is how much garbage a worker may gather before it is collected: for 12 MiB more than Go would let, a tenth in throughput.
-const heapFloor = 16 << 20
+// heapFew is how much garbage a busy worker may gather before it is collected: for 12 MiB more than Go would let, a tenth in throughput.
+const heapFew = 16 << 20
 
 // heapPlenty is how much more it may gather beside a larger heap: little of what a worker may hold before it asks to be replaced.
 func heapPlenty(cfg *config.Config) uint64 {

@@ -340,6 +340,14 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"min(100*garbage/looked, 100*(looked+garbage)/smallest)", "100 * garbage / looked", "./internal/heap TestPercentage",
 	},
 	{
+		"what is allocated slowly gets no new memory", "internal/heap/heap.go",
+		"min(due, max(t.few,", "max(min(due, 1), max(t.few,", "./internal/heap TestPercentage",
+	},
+	{
+		"garbage is allocated at the rate since the last look", "internal/heap/heap.go",
+		"t.at, t.allocated = now, allocated", "t.at = now", "./internal/heap TestPercentage",
+	},
+	{
 		"modules can be read while Redis is full", "queue/modules.go",
 		"pipe := q.rdb.Pipeline()", "pipe := q.rdb.TxPipeline()",
 		"./queue TestFullMemory",
