@@ -2,6 +2,7 @@ package consumer_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -31,6 +32,24 @@ func TestRetriesOfTheClientAreOff(t *testing.T) {
 	require.Error(t, err)
 	require.True(t, lost.Fired())
 	require.EqualValues(t, 1, f.size(f.queue.Keys.Claims), "it ran once")
+}
+
+// A fleet must not exhaust Redis's clients: with nothing to do, a worker keeps one for its pop, one for commands to it, one for the rest.
+// What it opened when it started or was busy it closes.
+func TestIdleWorkerKeepsThreeConnections(t *testing.T) {
+	t.Parallel()
+	f, proxy := behindProxy(t, handlers())
+	f.options.Lease = time.Second
+	f.start()
+	three := func() bool { return proxy.Connections() == 3 }
+	f.until("what it needed to start is closed", three)
+	for i := range 200 {
+		f.submit(fmt.Sprint(i), `{"workflow":"add","params":{"A":1,"B":2}}`)
+	}
+	for i := range 200 {
+		f.result(fmt.Sprint(i))
+	}
+	f.until("what it needed to work is closed", three)
 }
 
 // A subscription that the network silently swallowed is noticed and renewed; the doorbell rings again.

@@ -64,7 +64,7 @@ type Options struct {
 	// ControlKey, when set, makes the worker obey only commands that are signed with its other half and fresh.
 	ControlKey ed25519.PublicKey
 
-	// ControlInterval is how long the control subscription may be silent before it is asked for a sign of life; 0: 10 s.
+	// ControlInterval is how long the control subscription may be silent before it is asked for a sign of life; 0: 30 s.
 	ControlInterval time.Duration
 
 	Version string       // shown in the registration

@@ -119,7 +119,10 @@ func New(o Options) (*Worker, error) {
 		return nil, err
 	}
 	o.setDefaults()
-	q, err := queue.Open(queue.Options{URL: o.RedisURL, Prefix: o.Prefix, Queue: o.Queue, GiveWay: o.GiveWay})
+	q, err := queue.Open(queue.Options{
+		URL: o.RedisURL, Prefix: o.Prefix, Queue: o.Queue, GiveWay: o.GiveWay,
+		KeepIdle: o.Lease * 3 / 5, // heartbeats, which come more often, keep one connection
+	})
 	if err != nil {
 		return nil, fmt.Errorf("consumer: %w", err)
 	}

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// DefaultInterval is how long a subscription may be silent before it is asked for a sign of life.
-	DefaultInterval = 10 * time.Second
+	// DefaultInterval is how long a subscription may be silent before it is asked for a sign of life. Commands come with heartbeats too.
+	DefaultInterval = 30 * time.Second
 	maxPause        = 2 * time.Second
 )
 

@@ -39,6 +39,9 @@ type Options struct {
 	// GiveWay is for a Redis on the same machine that is to answer soon: after each request the thread that sent it gives up its
 	// processor to whoever waits there.
 	GiveWay bool
+	// KeepIdle is how long a connection is kept that nothing uses; 0: 30 minutes. Something has to use the queue now and then: it is
+	// then that others are closed.
+	KeepIdle time.Duration
 }
 
 // Queue speaks to one queue on one Redis. Make one with [Open], end it with [Queue.Close].
@@ -68,6 +71,7 @@ func Open(o Options) (*Queue, error) {
 		return nil, errors.New("redis URL: expected redis://, rediss:// or unix://, with host, port and database number")
 	}
 	tune(base)
+	base.ConnMaxIdleTime = cmp.Or(base.ConnMaxIdleTime, o.KeepIdle)
 	if o.GiveWay {
 		giveWay(base)
 	}
@@ -84,6 +88,8 @@ func tune(o *redis.Options) {
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTimeout, ioTimeout, ioTimeout, ioTimeout
 	o.ContextTimeoutEnabled = true
 	o.PoolSize = 16
+	o.PoolFIFO = true                  // in turn: ConnMaxIdleTime is looked at when a connection is used, and by default those not used last never are
+	o.PipelinePoolSize = -1            // pipelines have connections of their own otherwise, with 256 KiB of buffers each
 	o.WriteBufferSize = 64 << 10       // a commit of 512 is sent in one piece
 	o.Protocol = cmp.Or(o.Protocol, 2) // RESP3 has every reply searched for push messages, of which none is subscribed to
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}

@@ -62,21 +62,19 @@ func (l *Lab) drainWorker(ctx context.Context, n, concurrency int, backlog func(
 	if err := l.Redis.flush(ctx); err != nil {
 		return spent{}, err
 	}
-	return l.drainStarted(ctx, n, backlog, append(settings, fmt.Sprintf("BOBBIN_CONCURRENCY=%d", concurrency)), 1)
+	return l.drainStarted(ctx, n, backlog, append(settings, fmt.Sprintf("BOBBIN_CONCURRENCY=%d", concurrency)))
 }
 
-// drainStarted is drainWorker with several workers, on whatever is in Redis already.
-func (l *Lab) drainStarted(ctx context.Context, n int, backlog func(int) string, settings []string, workers int) (s spent, err error) {
+// drainStarted is drainWorker on whatever is in Redis already.
+func (l *Lab) drainStarted(ctx context.Context, n int, backlog func(int) string, settings []string) (s spent, err error) {
 	if err := l.stage(ctx, n, backlog); err != nil {
 		return s, err
 	}
-	for range workers {
-		c, err := l.start(ctx, settings...)
-		if err != nil {
-			return s, err
-		}
-		defer func() { err = errors.Join(err, c.stop()) }()
+	c, err := l.start(ctx, settings...)
+	if err != nil {
+		return s, err
 	}
+	defer func() { err = errors.Join(err, c.stop()) }()
 	before, err := l.Redis.Client.XLen(ctx, keys.Results).Result()
 	if err != nil {
 		return s, err

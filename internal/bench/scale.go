@@ -9,22 +9,26 @@ import (
 	"github.com/bobbin-run/bobbin/runner"
 )
 
-// Scale shows what Redis spends per execution as things grow: the backlog, the workers, the stream of results.
+// Scale shows what Redis spends per execution as things grow: the backlog, the workers, the stream of results. Eight workers that have
+// just started share what one has to itself, so that each of them does an eighth, and most of it while its memory is new, its code
+// unread and Redis' processor taken: they are compared with one worker by a second drain, of which the first is a figure of its own.
 func (l *Lab) Scale(ctx context.Context, backlog, stream int) (*Report, error) {
 	all := series{}
 	n := backlog / 5
-	one := func() (spent, error) { return l.drainWorker(ctx, n, 16, noopBacklog) }
+	warmed := func(name string, workers int) func() (spent, error) {
+		return func() (spent, error) { return l.drainTwice(ctx, all, name, n, workers) }
+	}
 	for run := range l.Runs {
 		for _, step := range []struct {
 			name string
 			do   func() (spent, error)
 		}{
 			{"small", func() (spent, error) { return l.drainRepeatedly(ctx, n/1000, 1000) }},
-			{"one before", one}, // the measure of two others: the machine may have become faster or slower meanwhile
+			{"one before", warmed("one cold before", 1)}, // the measure of two others: the machine may have become faster or slower meanwhile
 			{"large", func() (spent, error) { return l.drainWorker(ctx, backlog, 16, noopBacklog) }},
-			{"eight", func() (spent, error) { return l.drainFleet(ctx, n, 8) }},
+			{"eight", warmed("eight cold", 8)},
 			{"long", func() (spent, error) { return l.drainOntoStream(ctx, n, stream) }},
-			{"one after", one},
+			{"one after", warmed("one cold after", 1)},
 		} {
 			s, err := step.do()
 			if err != nil {
@@ -34,11 +38,8 @@ func (l *Lab) Scale(ctx context.Context, backlog, stream int) (*Report, error) {
 			l.say("scale %d/%d: %s: %.2f µs of Redis per execution, %.0f/s", run+1, l.Runs, step.name, s.cpuMicros(), s.rate())
 		}
 		all.add("one", (all["one before"][run]+all["one after"][run])/2)
-		for _, name := range []string{"large", "eight", "long"} {
-			base := "one"
-			if name == "large" {
-				base = "small"
-			}
+		all.add("one cold", (all["one cold before"][run]+all["one cold after"][run])/2)
+		for name, base := range map[string]string{"large": "small", "eight": "one", "eight cold": "one cold", "long": "one cold"} {
 			all.add(name+" ratio", all[name][run]/all[base][run])
 		}
 	}
@@ -49,6 +50,7 @@ func (l *Lab) Scale(ctx context.Context, backlog, stream int) (*Report, error) {
 	r.add("1 worker", all.median("one"), "µs")
 	r.add("8 workers", all.median("eight"), "µs")
 	r.below("8 workers / 1", all.median("eight ratio"), "", 1.15)
+	r.add(fmt.Sprintf("the same of workers that have just started, %s", thousands(float64(n))), all.median("eight cold ratio"), "")
 	r.add(fmt.Sprintf("onto %s results", thousands(float64(stream))), all.median("long"), "µs")
 	r.below("long stream / empty one", all.median("long ratio"), "", 1.15)
 	return r, nil
@@ -77,11 +79,27 @@ func (l *Lab) drainRepeatedly(ctx context.Context, times, n int) (total spent, e
 	return total, nil
 }
 
-func (l *Lab) drainFleet(ctx context.Context, n, workers int) (spent, error) {
+// drainTwice drains n executions through so many workers that have just started, notes what that cost, and drains n more.
+func (l *Lab) drainTwice(ctx context.Context, all series, name string, n, workers int) (second spent, err error) {
 	if err := l.Redis.flush(ctx); err != nil {
-		return spent{}, err
+		return second, err
 	}
-	return l.drainStarted(ctx, n, noopBacklog, []string{"BOBBIN_CONCURRENCY=16"}, workers)
+	for range workers {
+		c, err := l.start(ctx, "BOBBIN_CONCURRENCY=16")
+		if err != nil {
+			return second, err
+		}
+		defer func() { err = errors.Join(err, c.stop()) }()
+	}
+	first, err := l.drainBeside(ctx, 0, n)
+	if err != nil {
+		return second, err
+	}
+	all.add(name, first.cpuMicros())
+	if err := l.Redis.Client.Del(ctx, keys.Results).Err(); err != nil {
+		return second, err
+	}
+	return l.drainBeside(ctx, n, n)
 }
 
 // fill appends results as a worker writes them, in chunks that do not block Redis for long.
@@ -101,7 +119,7 @@ func (l *Lab) drainOntoStream(ctx context.Context, n, length int) (spent, error)
 			return spent{}, err
 		}
 	}
-	return l.drainStarted(ctx, n, noopBacklog, []string{"BOBBIN_CONCURRENCY=16", "BOBBIN_RESULTS_MAX=0"}, 1)
+	return l.drainStarted(ctx, n, noopBacklog, []string{"BOBBIN_CONCURRENCY=16", "BOBBIN_RESULTS_MAX=0"})
 }
 
 // Fleet measures what so many workers with nothing to do cost Redis. They share this process.

@@ -48,7 +48,7 @@ func (l *Lab) Starlark(ctx context.Context, n, concurrency int) (*Report, error)
 			return nil, err
 		}
 		settings := []string{fmt.Sprintf("BOBBIN_CONCURRENCY=%d", concurrency)}
-		worker, err := l.drainStarted(ctx, n, func(int) string { return context }, settings, 1)
+		worker, err := l.drainStarted(ctx, n, func(int) string { return context }, settings)
 		if err != nil {
 			return nil, err
 		}

@@ -348,6 +348,10 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"t.at, t.allocated = now, allocated", "t.at = now", "./internal/heap TestPercentage",
 	},
 	{
+		"idle connections are closed", "queue/queue.go",
+		"o.PoolFIFO = true ", "o.PoolFIFO = false", "./consumer TestIdleWorkerKeepsThreeConnections",
+	},
+	{
 		"modules can be read while Redis is full", "queue/modules.go",
 		"pipe := q.rdb.Pipeline()", "pipe := q.rdb.TxPipeline()",
 		"./queue TestFullMemory",
