@@ -41,7 +41,7 @@ type Config struct {
 	MaxRecoveries         int           `split_words:"true" default:"3" min:"0" max:"1000" desc:"how often an execution is taken over from a dead worker before it is lost"`
 	MaxRSS                Bytes         `split_words:"true" default:"0" min:"0" max:"1024GiB" desc:"a worker that holds about this much memory, or up to a tenth less, asks to be replaced; 0: never"`
 	MaxExecutions         int           `split_words:"true" default:"0" min:"0" max:"2000000000" desc:"a worker asks to be replaced after about this many, up to a tenth fewer; 0: never"`
-	Nice                  int           `split_words:"true" default:"10" min:"0" max:"19" desc:"a worker whose Redis is on its own machine (loopback or unix socket) steps back behind it: it becomes at least this nice, as nice(1) has it, and yields to it after each request; 0: it does neither"`
+	Nice                  int           `split_words:"true" default:"10" min:"0" max:"19" desc:"a worker whose Redis is on its own machine (loopback or unix socket) steps back behind it: it becomes at least this nice, as nice(1) has it, does not interrupt it when it wakes up (SCHED_BATCH), and yields to it after each request; 0: none of that"`
 	QuarantineThreshold   int           `split_words:"true" default:"5" min:"0" max:"100000" desc:"a workflow that was stuck or lost this often within the window is refused; 0: never"`
 	QuarantineWindow      time.Duration `split_words:"true" default:"60m" min:"1s" max:"8760h" desc:"how long a stuck or lost execution counts towards the threshold"`
 	HTTPAddr              string        `split_words:"true" accepts:"host and port, such as 127.0.0.1:9090 or :9090" desc:"metrics, /healthz and /readyz are served here; empty: off"`

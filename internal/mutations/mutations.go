@@ -352,6 +352,11 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"o.PoolFIFO = true ", "o.PoolFIFO = false", "./consumer TestIdleWorkerKeepsThreeConnections",
 	},
 	{
+		"what wakes up does not interrupt Redis", "internal/nice/nice_linux.go",
+		"errno != 0 || policy != usual", "errno != 0 || policy == usual",
+		"./internal/nice TestEveryThreadAndWhatIsStartedIsAsNice",
+	},
+	{
 		"modules can be read while Redis is full", "queue/modules.go",
 		"pipe := q.rdb.Pipeline()", "pipe := q.rdb.TxPipeline()",
 		"./queue TestFullMemory",

@@ -5,11 +5,12 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"unsafe"
 )
 
-// Raise makes the process at least so nice: 0 is what programs are by default, 19 the most. What it starts from now on inherits
-// that. To be less nice again takes a privilege, so that this is for the life of the process. After an error some of its threads
-// may be as nice as asked.
+// Raise makes the process at least so nice: 0 is what programs are by default, 19 the most; and one that does not interrupt what
+// runs when it wakes up (SCHED_BATCH in sched(7)). What it starts from now on inherits both. To be less nice again takes a privilege,
+// so that this is for the life of the process. After an error some of its threads may be as nice as asked.
 func Raise(nice int) error {
 	// What is mounted may tell of another namespace: then its numbers are of strangers' threads.
 	if own, err := os.Readlink("/proc/self"); err != nil || own != strconv.Itoa(os.Getpid()) {
@@ -44,17 +45,28 @@ func Raise(nice int) error {
 
 // raise changes one thread, unless it is as nice already or has ended.
 func raise(thread, nice int) (bool, error) {
+	changed := batch(thread)
 	kernels, err := syscall.Getpriority(syscall.PRIO_PROCESS, thread) // the system call returns 20 less the niceness
-	if err == nil && 20-kernels >= nice {
-		return false, nil
-	}
-	if err == nil {
-		err = syscall.Setpriority(syscall.PRIO_PROCESS, thread, nice)
+	if err == nil && 20-kernels < nice {
+		changed, err = true, syscall.Setpriority(syscall.PRIO_PROCESS, thread, nice)
 	}
 	if err == syscall.ESRCH {
 		return false, nil
 	}
-	return err == nil, err
+	return changed && err == nil, err
+}
+
+// batch has one thread wait for its turn when it wakes up, where it would interrupt another of the usual policy. A thread to which
+// somebody gave another policy keeps it. Where a sandbox refuses, being nice must do.
+func batch(thread int) (changed bool) {
+	const usual, batch = 0, 3 // SCHED_OTHER, SCHED_BATCH
+	policy, _, errno := syscall.Syscall(syscall.SYS_SCHED_GETSCHEDULER, uintptr(thread), 0, 0)
+	if errno != 0 || policy != usual {
+		return false
+	}
+	var parameter struct{ priority int32 }
+	_, _, errno = syscall.Syscall(syscall.SYS_SCHED_SETSCHEDULER, uintptr(thread), batch, uintptr(unsafe.Pointer(&parameter)))
+	return errno == 0
 }
 
 // Yield lets every other thread that waits for this processor run before the calling one goes on. Where none waits it costs less than
