@@ -50,7 +50,7 @@ func (l *Lab) Scale(ctx context.Context, backlog, stream int) (*Report, error) {
 	r.add("1 worker", all.median("one"), "µs")
 	r.add("8 workers", all.median("eight"), "µs")
 	r.below("8 workers / 1", all.median("eight ratio"), "", 1.15)
-	r.add(fmt.Sprintf("the same of workers that have just started, %s", thousands(float64(n))), all.median("eight cold ratio"), "")
+	r.add(fmt.Sprintf("the same of their first %s executions", thousands(float64(n))), all.median("eight cold ratio"), "")
 	r.add(fmt.Sprintf("onto %s results", thousands(float64(stream))), all.median("long"), "µs")
 	r.below("long stream / empty one", all.median("long ratio"), "", 1.15)
 	return r, nil
