@@ -151,7 +151,7 @@ func copyBody(w io.Writer, r *bufio.Reader, line []byte) (children int, err erro
 	switch line[0] {
 	case '$', '=', '!':
 		if n >= 0 {
-			_, err = io.CopyN(w, r, int64(n)+2)
+			_, err = io.CopyN(writerOnly{w}, r, int64(n)+2)
 		}
 		return 0, err
 	case '*', '~', '>':
@@ -163,6 +163,10 @@ func copyBody(w io.Writer, r *bufio.Reader, line []byte) (children int, err erro
 	}
 	return 0, fmt.Errorf("%w: type %q is unknown", errProtocol, line[0])
 }
+
+// writerOnly hides that a bufio.Writer can read by itself: it would read from a [source] into the middle of its buffer, which that
+// source flushes meanwhile.
+type writerOnly struct{ io.Writer }
 
 // copyLine copies one line of any length and returns its first bytes, at least one: all of it when it is a header.
 func copyLine(w io.Writer, r *bufio.Reader) ([]byte, error) {

@@ -53,6 +53,22 @@ func TestCopyFrame(t *testing.T) {
 	}
 }
 
+// TestCopyFrameFlushesInTheMiddle: a frame that comes in two parts is whole, although its source sends the first while it waits for the
+// second.
+func TestCopyFrameFlushesInTheMiddle(t *testing.T) {
+	t.Parallel()
+	frame := "*2\r\n$4\r\nECHO\r\n$26\r\nabcdefghijklmnopqrstuvwxyz\r\n"
+	for first := range len(frame) {
+		var out strings.Builder
+		w := bufio.NewWriterSize(&out, bufferSize)
+		parts := io.MultiReader(strings.NewReader(frame[:first]), strings.NewReader(frame[first:]))
+		r := bufio.NewReaderSize(&source{parts, w}, bufferSize)
+		require.NoError(t, copyFrame(w, r))
+		require.NoError(t, w.Flush())
+		require.Equal(t, frame, out.String(), "the first %d bytes came alone", first)
+	}
+}
+
 func TestCopyFrameRefusesWhatIsNotRESP(t *testing.T) {
 	t.Parallel()
 	for _, frame := range []string{"HTTP/1.1 200 OK\r\n", "\r\n", "$x\r\n", "$-2\r\n", "*99999999999999999999\r\n", "$?\r\n"} {

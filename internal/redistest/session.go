@@ -237,7 +237,7 @@ func (k *sink) Write(b []byte) (int, error) {
 // source reads from one side. Whenever that may take a while, everything that is on its way to the other side is sent
 // first: that keeps pipelines together without ever holding a byte back.
 type source struct {
-	conn    net.Conn
+	conn    io.Reader
 	pending *bufio.Writer
 }
 
