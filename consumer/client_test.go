@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/bobbin-run/bobbin/control"
 	"github.com/bobbin-run/bobbin/execution"
+	"github.com/bobbin-run/bobbin/internal/redistest"
 	"github.com/bobbin-run/bobbin/queue"
 )
 
@@ -89,4 +91,27 @@ func TestClaimOnItsWayWhenADrainBegins(t *testing.T) {
 	pending, err := f.raw.LRange(context.Background(), f.queue.Keys.Pending, 0, -1).Result()
 	require.NoError(t, err)
 	require.Equal(t, []string{"x"}, pending)
+}
+
+// The heartbeats of a worker with nothing to do go along with its pops: no other connection of its is used meanwhile.
+func TestIdleWorkersHeartbeatsGoAlong(t *testing.T) {
+	t.Parallel()
+	server := redistest.Real(t)
+	f := setup(t, server, handlers())
+	f.options.Lease = time.Second
+	w := f.start()
+	incarnation := w.Incarnation()
+	ctx := context.Background()
+	f.until("the connection of its commands rests for longer than heartbeats do", func() bool {
+		clients, err := f.raw.ClientList(ctx).Result()
+		require.NoError(t, err)
+		return regexp.MustCompile(`(?m) idle=([2-9]|\d\d+) .* cmd=evalsha `).MatchString(clients)
+	})
+	now, err := f.raw.Time(ctx).Result()
+	require.NoError(t, err)
+	beat, err := f.raw.ZScore(ctx, f.queue.Keys.Workers, incarnation).Result()
+	require.NoError(t, err)
+	require.Less(t, now.UnixMilli()-int64(beat), time.Second.Milliseconds())
+	f.submit("x", `{"workflow":"add","params":{"A":1,"B":2}}`)
+	require.Equal(t, incarnation, f.result("x").Worker)
 }

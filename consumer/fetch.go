@@ -129,6 +129,9 @@ func (f *fetcher) claim(ctx context.Context, want int) error {
 	f.idle = !reply.More && !f.uncertain
 	f.uncertain, f.due = false, time.Duration(reply.NextDueMS)*time.Millisecond
 	f.lone = f.w.accept(ctx, incarnation, reply)
+	if len(reply.Claimed) > 0 && f.w.piggyback.Load() != nil {
+		poke(f.w.woken)
+	}
 	clear(reply.Claimed) // its jobs have copies
 	if cap(reply.Claimed) > 0 {
 		f.space = reply.Claimed[:0]
@@ -147,13 +150,9 @@ func (f *fetcher) ask(ctx context.Context, c queue.Claim) (*queue.ClaimReply, er
 	case f.uncertain:
 		return f.w.queue.Reconcile(ctx, c, f.w.ledger.known())
 	case f.idle:
-		limit := f.w.coalesced(queue.MaxBlock)
-		if f.due >= 0 {
-			limit = min(limit, f.due+time.Millisecond)
-		}
 		c.Want = min(c.Want, maxWoken)
 		failpoint.Hit("before-wake")
-		return f.w.waker.Claim(c, limit)
+		return f.wait(c)
 	default:
 		failpoint.Hit("before-claim")
 		return f.w.queue.Claim(ctx, c)

@@ -32,9 +32,10 @@ type heart struct {
 // Run beats every third of the lease until ctx ends, more often while Redis does not answer: at once, at first, so that connections
 // that break, even several in a row, cost no lease.
 func (h *heart) Run(ctx context.Context) error {
+	var arrived *piggybacked // nil: the heartbeat is to be sent
 	for failures := 0; ctx.Err() == nil; {
 		var pause time.Duration
-		if err := h.beat(ctx); err != nil && ctx.Err() == nil {
+		if err := h.beat(ctx, arrived); err != nil && ctx.Err() == nil {
 			h.w.health.failed("heartbeat", err)
 			pause = min(h.w.opts.Lease/3, time.Second, backoffPause(failures))
 			failures++
@@ -42,20 +43,17 @@ func (h *heart) Run(ctx context.Context) error {
 			h.w.health.recovered("heartbeat")
 			pause = h.w.coalesced(h.w.opts.Lease / 3)
 			failures = 0
+			if !h.offer(pause) {
+				pause -= time.Since(h.lastBeat)
+			}
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		case <-h.w.beatNow:
-		}
-		timer.Stop()
+		arrived = h.rest(ctx, pause)
 	}
 	return nil
 }
 
-// beat does one heartbeat: fences first if the lease is over, registers if that is needed.
-func (h *heart) beat(ctx context.Context) error {
+// beat does one heartbeat, or takes to heart one that happened: fences first if the lease is over, registers if that is needed.
+func (h *heart) beat(ctx context.Context, arrived *piggybacked) error {
 	if h.registered && time.Since(h.lastBeat) > h.w.opts.Lease {
 		h.fence(fmt.Sprintf("no heartbeat for %s", time.Since(h.lastBeat).Round(time.Millisecond)))
 	}
@@ -64,7 +62,7 @@ func (h *heart) beat(ctx context.Context) error {
 			return err
 		}
 	}
-	pulse, sent, err := h.send(ctx)
+	pulse, sent, err := h.take(ctx, arrived)
 	if errors.Is(err, queue.ErrNotRegistered) {
 		h.fence("another worker declared this one dead")
 		return h.register(ctx)
@@ -82,7 +80,33 @@ func (h *heart) beat(ctx context.Context) error {
 	h.steady(sent)
 	h.lastBeat = sent
 	h.obey(ctx, pulse)
+	h.w.queue.CloseIdle(h.w.opts.Lease * 3 / 5)
 	return errors.Join(h.bury(ctx), h.results.check(ctx, pulse.Results), h.results.trim(ctx))
+}
+
+// take returns the answer to a heartbeat, and since when at least the lease runs by it. It sends one unless one has arrived for this
+// incarnation.
+func (h *heart) take(ctx context.Context, arrived *piggybacked) (pulse *queue.Pulse, sent time.Time, err error) {
+	if arrived != nil && arrived.beat.Incarnation == h.w.Incarnation() {
+		pulse, sent = arrived.pulse, arrived.sent
+	} else if pulse, sent, err = h.send(ctx); err != nil {
+		return nil, sent, err
+	}
+	if h.forgotten = pulse.Forgotten; h.forgotten {
+		poke(h.w.beatNow)
+	}
+	if h.beats++; h.beats%retell == 0 {
+		h.told = nil
+	}
+	return pulse, sent, nil
+}
+
+// nothingNew is a heartbeat that tells nothing.
+func (h *heart) nothingNew() queue.Beat {
+	return queue.Beat{
+		Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease,
+		MayReap: !h.steadySince.IsZero() && time.Since(h.steadySince) > h.w.opts.Lease,
+	}
 }
 
 func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
@@ -91,26 +115,18 @@ func (h *heart) send(ctx context.Context) (*queue.Pulse, time.Time, error) {
 	failpoint.Hit("before-heartbeat")
 	sent := time.Now()
 	figures := h.w.figures()
-	fields := h.changed(figures)
-	if h.forgotten {
-		fields = h.w.registration()
-		maps.Copy(fields, figures)
+	beat := h.nothingNew()
+	beat.Whole, beat.Fields = h.forgotten, h.changed(figures)
+	if beat.Whole {
+		beat.Fields = h.w.registration()
+		maps.Copy(beat.Fields, figures)
 	}
 	h.told = nil
-	pulse, err := h.w.queue.Heartbeat(ctx, queue.Beat{
-		Incarnation: h.w.Incarnation(), Lease: h.w.opts.Lease, Whole: h.forgotten, Fields: fields,
-		MayReap: !h.steadySince.IsZero() && time.Since(h.steadySince) > h.w.opts.Lease,
-	})
-	if err != nil {
-		return nil, sent, err
+	pulse, err := h.w.queue.Heartbeat(ctx, beat)
+	if err == nil {
+		h.told = figures
 	}
-	if h.told, h.forgotten = figures, pulse.Forgotten; h.forgotten {
-		poke(h.w.beatNow)
-	}
-	if h.beats++; h.beats%retell == 0 {
-		h.told = nil
-	}
-	return pulse, sent, nil
+	return pulse, sent, err
 }
 
 // retell is every how many heartbeats all figures are told again: a Redis that was restarted may have forgotten the newest.

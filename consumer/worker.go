@@ -7,6 +7,7 @@
 //	job.go        one execution: what is refused, what a result says
 //	commit.go     from the pool to Redis, in batches that form by themselves
 //	heartbeat.go  registration, lease, fencing, reaping the dead
+//	piggyback.go  the heartbeats of a worker with nothing to do
 //
 // Three rules hold everywhere. A slot is taken before anything is claimed. What was claimed is committed, released, or left
 // to its lease; never dropped. And a drain ends only the fetching: what must still be said to Redis has contexts of its own.
@@ -93,9 +94,13 @@ type Worker struct {
 	fetched chan struct{} // closed when the fetcher has ended
 	regate  chan struct{} // to the fetcher: look again whether you may claim
 	beatNow chan struct{} // to the heart
+	woken   chan struct{} // to the heart: there is something to do
 	silent  chan []string // to the reaper
 	anew    chan struct{} // to forgetTorn: Redis may have been started again
 	post    chan letter   // to the mailer
+
+	piggyback   atomic.Pointer[piggyback] // the heartbeat that is offered; nil: none. Written by the heart
+	piggybacked chan *piggybacked         // to the heart
 
 	fencing     sync.RWMutex           // held for writing while the incarnation changes
 	incarnation atomic.Pointer[string] // written by the heart
@@ -121,7 +126,6 @@ func New(o Options) (*Worker, error) {
 	o.setDefaults()
 	q, err := queue.Open(queue.Options{
 		URL: o.RedisURL, Prefix: o.Prefix, Queue: o.Queue, GiveWay: o.GiveWay,
-		KeepIdle: o.Lease * 3 / 5, // heartbeats, which come more often, keep one connection
 	})
 	if err != nil {
 		return nil, fmt.Errorf("consumer: %w", err)
@@ -129,8 +133,8 @@ func New(o Options) (*Worker, error) {
 	w := &Worker{
 		opts: o, queue: q, process: thisProcess(), ledger: newLedger(), started: time.Now(), waker: q.NewWaker(),
 		inbox: make(chan note, 64), changed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), fetched: make(chan struct{}),
-		regate: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), silent: make(chan []string, 1), anew: make(chan struct{}, 1),
-		post: make(chan letter, 4096),
+		regate: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), woken: make(chan struct{}, 1), silent: make(chan []string, 1), anew: make(chan struct{}, 1),
+		post: make(chan letter, 4096), piggybacked: make(chan *piggybacked, 1),
 	}
 	w.maxExecutions, w.maxRSS = upToATenthLess(int64(o.MaxExecutions)), upToATenthLess(o.MaxRSS)
 	w.paused.Store(o.Pause != execution.NotPaused)

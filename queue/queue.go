@@ -39,9 +39,6 @@ type Options struct {
 	// GiveWay is for a Redis on the same machine that is to answer soon: after each request the thread that sent it gives up its
 	// processor to whoever waits there.
 	GiveWay bool
-	// KeepIdle is how long a connection is kept that nothing uses; 0: 30 minutes. Something has to use the queue now and then: it is
-	// then that others are closed.
-	KeepIdle time.Duration
 }
 
 // Queue speaks to one queue on one Redis. Make one with [Open], end it with [Queue.Close].
@@ -50,6 +47,7 @@ type Queue struct {
 	rdb     *redis.Client // scripts and plain commands
 	blocked *redis.Client // blocking pops, which would starve the others of connections
 	pubsub  *redis.Client // the subscription
+	pool    connections   // of rdb
 	modules moduleCache
 	ended   endedCache
 }
@@ -71,14 +69,14 @@ func Open(o Options) (*Queue, error) {
 		return nil, errors.New("redis URL: expected redis://, rediss:// or unix://, with host, port and database number")
 	}
 	tune(base)
-	base.ConnMaxIdleTime = cmp.Or(base.ConnMaxIdleTime, o.KeepIdle)
 	if o.GiveWay {
 		giveWay(base)
 	}
-	return &Queue{
-		Keys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)},
-		rdb: redis.NewClient(base), blocked: redis.NewClient(clone(base)), pubsub: redis.NewClient(clone(base)),
-	}, nil
+	q := &Queue{Keys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)}}
+	q.blocked, q.pubsub = redis.NewClient(clone(base)), redis.NewClient(clone(base))
+	q.pool.of(base)
+	q.rdb = redis.NewClient(base)
+	return q, nil
 }
 
 // tune turns off what go-redis does by itself that loses or stalls work.
@@ -88,7 +86,6 @@ func tune(o *redis.Options) {
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTimeout, ioTimeout, ioTimeout, ioTimeout
 	o.ContextTimeoutEnabled = true
 	o.PoolSize = 16
-	o.PoolFIFO = true                  // in turn: ConnMaxIdleTime is looked at when a connection is used, and by default those not used last never are
 	o.PipelinePoolSize = -1            // pipelines have connections of their own otherwise, with 256 KiB of buffers each
 	o.WriteBufferSize = 64 << 10       // a commit of 512 is sent in one piece
 	o.Protocol = cmp.Or(o.Protocol, 2) // RESP3 has every reply searched for push messages, of which none is subscribed to
@@ -104,6 +101,10 @@ func clone(o *redis.Options) *redis.Options {
 func (q *Queue) Close() error {
 	return errors.Join(q.rdb.Close(), q.blocked.Close(), q.pubsub.Close())
 }
+
+// CloseIdle closes the connections that were not used for so long, except for the one that was used last, and those that wait in a
+// blocking pop or a subscription.
+func (q *Queue) CloseIdle(after time.Duration) { q.pool.closeIdle(after) }
 
 // Ping asks Redis whether it answers.
 func (q *Queue) Ping(ctx context.Context) error {

@@ -456,3 +456,36 @@ func TestServersRefusalsAreTold(t *testing.T) {
 		require.True(t, queue.IsPassing(err), refusal)
 	}
 }
+
+// A heartbeat goes along with the pop of an idle worker, whatever the pop brings, and counts only where Redis answered it.
+func TestHeartbeatGoesAlong(t *testing.T) {
+	suite(t, func(s *store) {
+		w := s.NewWaker()
+		defer w.Close()
+		beat := &queue.Beat{Incarnation: "w-1-a", Lease: time.Hour}
+		wake := func() *queue.ClaimReply {
+			s.t.Helper()
+			s.seq++
+			reply, err := w.Claim(queue.Claim{Incarnation: "w-1-a", Seq: s.seq, Want: 1, MaxContextBytes: 1000, Along: beat}, 10*time.Millisecond)
+			require.NoError(s.t, err)
+			return reply
+		}
+		wake() // whether Redis knows the scripts or not
+		require.NoError(s.t, s.LoadScripts(s.ctx))
+		require.NoError(s.t, s.raw.HSet(s.ctx, s.Keys.Intents, "w-1-a", "leave").Err())
+		require.NoError(s.t, s.raw.ZAdd(s.ctx, s.Keys.Workers, redis.Z{Member: "w-1-a", Score: 1}).Err())
+		reply := wake()
+		require.Empty(s.t, ids(reply))
+		require.Equal(s.t, "leave", reply.Pulse.Intent)
+		require.EqualValues(s.t, reply.Pulse.NowMS, s.raw.ZScore(s.ctx, s.Keys.Workers, "w-1-a").Val())
+		s.submit("1")
+		reply = wake()
+		require.Equal(s.t, []string{"1"}, ids(reply))
+		require.Equal(s.t, "leave", reply.Pulse.Intent)
+		beat.Incarnation = "nobody"
+		s.submit("2")
+		reply = wake()
+		require.Equal(s.t, []string{"2"}, ids(reply))
+		require.Nil(s.t, reply.Pulse)
+	})
+}

@@ -29,6 +29,8 @@ func (q *Queue) NewWaker() *Waker { return &Waker{q: q} }
 // brings is in the worker's hands after the round trip that any answer takes. Which ID was moved does not matter: whoever claims
 // next takes it from hand-off. Errors are those of [Queue.Claim].
 //
+// A heartbeat that goes along happens after the claim, so that nobody waits for it before the claim is made.
+//
 // There is no context: cancelling one does not interrupt a blocked pop, it only forgets what the pop brings.
 func (w *Waker) Claim(c Claim, timeout time.Duration) (*ClaimReply, error) {
 	timeout = min(max(timeout, 10*time.Millisecond), MaxBlock)
@@ -39,14 +41,27 @@ func (w *Waker) Claim(c Claim, timeout time.Duration) (*ClaimReply, error) {
 		timeout = min(timeout, uninterruptible)
 	}
 	keys, args := w.q.claimCall(c, -c.Want)
-	var pop, claim *redis.Cmd
+	var pop, claim, beat *redis.Cmd
 	// The error is that of either command.
 	_, _ = w.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
 		// Not BLMove: go-redis rounds its timeout to whole seconds.
 		pop = p.Do(ctx, "blmove", w.q.Keys.Pending, w.q.Keys.Handoff, "right", "left", fmt.Sprintf("%.3f", timeout.Seconds()))
 		claim = p.EvalSha(ctx, claimScript.Hash(), keys, args...)
+		if c.Along != nil {
+			keys, args := w.q.beatCall(*c.Along)
+			beat = p.EvalSha(ctx, heartbeatScript.Hash(), keys, args...)
+		}
 		return nil
 	})
+	reply, err := w.claimed(ctx, c, pop, claim)
+	if err == nil && beat != nil && beat.Err() == nil {
+		reply.Pulse, _ = pulse(beat.Val()) // from what is none: none
+	}
+	return reply, err
+}
+
+// claimed is what a pop and its claim brought.
+func (w *Waker) claimed(ctx context.Context, c Claim, pop, claim *redis.Cmd) (*ClaimReply, error) {
 	raw, err := claim.Result()
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		return w.q.Claim(ctx, c)

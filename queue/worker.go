@@ -58,32 +58,44 @@ type Pulse struct {
 // Heartbeat renews an incarnation's lease. [ErrNotRegistered] means that it lost it and must fence itself. It is safe to
 // repeat.
 func (q *Queue) Heartbeat(ctx context.Context, b Beat) (*Pulse, error) {
+	keys, args := q.beatCall(b)
+	raw, err := q.run(ctx, "heartbeat", heartbeatScript, keys, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pulse(raw)
+}
+
+// beatCall is a call of heartbeat.lua.
+func (q *Queue) beatCall(b Beat) (keys []string, args []any) {
 	k := q.Keys
-	keys := []string{k.Workers, k.Worker(b.Incarnation), k.Intents, k.Cancels, k.Claims, k.Executions, k.Handoff, k.Reaper, k.Results, k.Quarantine}
-	args := []any{b.Incarnation, staleAfter(b.Lease), b.Lease.Milliseconds(), bit(b.MayReap), max(b.Lease.Milliseconds()/3, 1), bit(b.Whole)}
+	args = []any{b.Incarnation, staleAfter(b.Lease), b.Lease.Milliseconds(), bit(b.MayReap), max(b.Lease.Milliseconds()/3, 1), bit(b.Whole)}
 	if b.Whole {
 		args = append(args, "lease_ms", b.Lease.Milliseconds())
 	}
 	for name, value := range b.Fields {
 		args = append(args, name, value)
 	}
-	raw, err := q.run(ctx, "heartbeat", heartbeatScript, keys, args...)
-	if err != nil {
-		return nil, err
-	}
+	return []string{
+		k.Workers, k.Worker(b.Incarnation), k.Intents, k.Cancels, k.Claims, k.Executions, k.Handoff, k.Reaper, k.Results, k.Quarantine,
+	}, args
+}
+
+// pulse decodes what heartbeat.lua returns.
+func pulse(raw any) (*Pulse, error) {
 	values, ok := raw.([]any)
 	if !ok || len(values) != 8 {
 		return nil, fmt.Errorf("heartbeat: unexpected reply %T", raw)
 	}
-	pulse := &Pulse{
+	p := &Pulse{
 		NowMS: number(values[0]), Intent: text(values[1]), Handoff: int(number(values[2])), Silent: texts(values[4]),
 		Results: number(values[5]), Quarantined: texts(values[6]), Forgotten: number(values[7]) == 0,
 		Cancels: map[string]string{},
 	}
 	for asked := texts(values[3]); len(asked) >= 2; asked = asked[2:] {
-		pulse.Cancels[asked[0]] = asked[1]
+		p.Cancels[asked[0]] = asked[1]
 	}
-	return pulse, nil
+	return p, nil
 }
 
 func bit(set bool) int {

@@ -156,8 +156,7 @@ var mutations = []mutation{
 	},
 	{
 		"blocking pops have connections of their own", "queue/queue.go",
-		"return &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)},\n\t\trdb: redis.NewClient(base), blocked: redis.NewClient(clone(base)),",
-		"one := redis.NewClient(base)\n\treturn &Queue{\n\t\tKeys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)},\n\t\trdb: one, blocked: one,",
+		"q.rdb = redis.NewClient(base)", "q.rdb = redis.NewClient(base)\n\tq.blocked = q.rdb",
 		"./queue TestBlockedPopsStarveNobody",
 	},
 	{
@@ -348,8 +347,41 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"t.at, t.allocated = now, allocated", "t.at = now", "./internal/heap TestPercentage",
 	},
 	{
-		"idle connections are closed", "queue/queue.go",
-		"o.PoolFIFO = true ", "o.PoolFIFO = false", "./consumer TestIdleWorkerKeepsThreeConnections",
+		"idle connections are closed", "consumer/heartbeat.go",
+		"h.w.queue.CloseIdle(h.w.opts.Lease * 3 / 5)", "", "./consumer TestIdleWorkerKeepsThreeConnections",
+	},
+	{
+		"a connection that awaits an answer is not idle", "queue/idle.go",
+		" && !c.asked.Load()", "", "./queue TestIdleConnectionsAreClosed",
+	},
+	{
+		"no pool uses a connection that was closed for being idle", "queue/idle.go",
+		"return nil, net.ErrClosed", "return opaque{}, nil", "./queue TestIdleConnectionsAreClosed",
+	},
+	{
+		"an idle worker's heartbeats go along with its pops", "consumer/piggyback.go",
+		"c.Along = &p.beat", "", "./consumer TestIdleWorkersHeartbeatsGoAlong",
+	},
+	{
+		"the lease runs from before the pop", "consumer/heartbeat.go",
+		"pulse, sent = arrived.pulse, arrived.sent", "pulse, sent = arrived.pulse, time.Now()",
+		"./consumer TestHeartbeatsOfAnotherIncarnationDoNotCount",
+	},
+	{
+		"a heartbeat counts for its incarnation", "consumer/heartbeat.go",
+		"arrived.beat.Incarnation == h.w.Incarnation()", "true", "./consumer TestHeartbeatsOfAnotherIncarnationDoNotCount",
+	},
+	{
+		"a worker that holds something sends its heartbeats", "consumer/fetch.go",
+		"poke(f.w.woken)", "", "./consumer TestClaimsEndTheOffer",
+	},
+	{
+		"a heartbeat that may not have happened is sent", "consumer/piggyback.go",
+		"p.pulse == nil || ", "", "./consumer TestTheHeartRests",
+	},
+	{
+		"an answer that lay about says nothing of Redis's clock", "consumer/piggyback.go",
+		" || time.Since(p.due) > patience", "", "./consumer TestTheHeartRests",
 	},
 	{
 		"what wakes up does not interrupt Redis", "internal/nice/nice_linux.go",

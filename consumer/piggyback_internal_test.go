@@ -1,0 +1,194 @@
+package consumer
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bobbin-run/bobbin/internal/redistest"
+	"github.com/bobbin-run/bobbin/queue"
+	"github.com/bobbin-run/bobbin/runner"
+)
+
+// idling is the heart of a registered worker with nothing to do, a moment after a heartbeat.
+func idling(t *testing.T) *heart {
+	t.Helper()
+	w := newWorker(t)
+	h := &heart{w: w, lastBeat: time.Now()}
+	h.told = w.figures()
+	return h
+}
+
+const third = 10 * time.Second / 3 // of the default lease
+
+func TestWhatHeartbeatsMayGoAlong(t *testing.T) {
+	t.Parallel()
+	h := idling(t)
+	require.True(t, h.offer(third))
+	offered := h.w.piggyback.Load()
+	require.Equal(t, h.w.Incarnation(), offered.beat.Incarnation)
+	require.Empty(t, offered.beat.Fields)
+
+	held := newJob(&queue.Claimed{ID: "x", Token: "t"}, &arrival{incarnation: "i"})
+	h.w.ledger.add([]*job{held})
+	require.False(t, h.offer(third), "the worker holds something")
+	h.w.ledger.remove([]item{{job: held}})
+	require.True(t, h.offer(third))
+
+	h.w.processed.Add(1)
+	require.False(t, h.offer(third), "there is something to tell")
+	require.Nil(t, h.w.piggyback.Load())
+	h.told = h.w.figures()
+	require.True(t, h.offer(third))
+
+	h.forgotten = true
+	require.False(t, h.offer(third), "the registration is to be written again")
+	h.forgotten, h.told = false, nil
+	require.False(t, h.offer(third), "all is to be told again")
+}
+
+// Pops end when the heartbeat is due, two of equal length where one would last too long, and the last takes it along.
+func TestPopsThatEndWithAHeartbeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := idling(t)
+		w := h.w
+		w.clock.Store(&moment{1_795_000_000_000, time.Now()})
+		limit, p := w.along(-1)
+		require.Equal(t, queue.MaxBlock, limit)
+		require.Nil(t, p, "none is offered")
+
+		pause := w.coalesced(third)
+		require.True(t, h.offer(pause))
+		due := time.Now().Add(pause)
+		limit, p = w.along(-1)
+		require.Nil(t, p)
+		require.InDelta(t, pause/2, limit, float64(slot))
+		<-time.After(limit)
+		limit, p = w.along(time.Second)
+		require.Nil(t, p, "something is scheduled before")
+		require.Equal(t, time.Second+time.Millisecond, limit)
+		limit, p = w.along(-1)
+		require.NotNil(t, p)
+		require.True(t, p.taken.Load())
+		require.Equal(t, time.Until(due), limit)
+		<-time.After(limit - time.Millisecond)
+		_, p = w.along(-1)
+		require.Nil(t, p, "the heart is about to send it")
+	})
+}
+
+// The heart sends a heartbeat by itself where none comes back, and does not take what says too little.
+func TestTheHeartRests(t *testing.T) {
+	t.Parallel()
+	pulse := &queue.Pulse{NowMS: 1}
+	const patience = 2 * slot
+	for name, c := range map[string]struct {
+		offered bool
+		happens func(w *Worker, p *piggyback) // after a second
+		until   time.Duration
+		arrives bool
+	}{
+		"nothing is offered":       {until: third},
+		"nobody takes it":          {offered: true, until: third},
+		"it is taken and lost":     {offered: true, happens: func(_ *Worker, p *piggyback) { p.taken.Store(true) }, until: third + patience},
+		"told to beat":             {offered: true, happens: func(w *Worker, _ *piggyback) { poke(w.beatNow) }, until: time.Second},
+		"something is claimed":     {offered: true, happens: func(w *Worker, _ *piggyback) { poke(w.woken) }, until: third - 2*time.Second},
+		"it happened":              {offered: true, happens: came(pulse), until: time.Second, arrives: true},
+		"it may not have happened": {offered: true, happens: came(nil), until: time.Second},
+		"another one happened": {offered: true, happens: func(w *Worker, _ *piggyback) {
+			w.piggybacked <- &piggybacked{piggyback: &piggyback{}, pulse: pulse}
+		}, until: third},
+		"it was answered long ago": {offered: true, happens: func(w *Worker, p *piggyback) {
+			p.due = time.Now().Add(-time.Second)
+			came(pulse)(w, p)
+		}, until: time.Second},
+		"something is claimed long after": {offered: true, happens: func(w *Worker, p *piggyback) {
+			<-time.After(time.Second)
+			poke(w.woken)
+		}, until: 2 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				h := idling(t)
+				h.lastBeat = time.Now().Add(-2 * time.Second)
+				require.Equal(t, c.offered, c.offered && h.offer(third))
+				p := h.w.piggyback.Load()
+				if c.happens != nil {
+					time.AfterFunc(time.Second, func() { c.happens(h.w, p) })
+				}
+				begun := time.Now()
+				arrived := h.rest(context.Background(), third)
+				require.Equal(t, c.until, time.Since(begun))
+				require.Nil(t, h.w.piggyback.Load(), "nothing is offered while the heart is at work")
+				require.Equal(t, c.arrives, arrived != nil)
+			})
+		})
+	}
+}
+
+func came(pulse *queue.Pulse) func(w *Worker, p *piggyback) {
+	return func(w *Worker, p *piggyback) {
+		w.piggybacked <- &piggybacked{piggyback: p, sent: time.Now(), pulse: pulse}
+	}
+}
+
+// What was renewed under an incarnation that is over is not the lease of the present one.
+func TestHeartbeatsOfAnotherIncarnationDoNotCount(t *testing.T) {
+	t.Parallel()
+	h := idling(t)
+	require.True(t, h.offer(third))
+	arrived := &piggybacked{piggyback: h.w.piggyback.Load(), sent: time.Now(), pulse: &queue.Pulse{NowMS: 7}}
+	pulse, sent, err := h.take(context.Background(), arrived)
+	require.NoError(t, err)
+	require.EqualValues(t, 7, pulse.NowMS)
+	require.Equal(t, arrived.sent, sent)
+	require.Equal(t, 1, h.beats)
+
+	fresh := h.w.process.newIncarnation()
+	h.w.incarnation.Store(&fresh)
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, _, err = h.take(over, arrived) // sends one: there is nobody to send it to
+	require.Error(t, err)
+	require.Equal(t, 1, h.beats)
+}
+
+// A worker that has claimed something offers no heartbeat to its pops any more, and does again when that has ended.
+func TestClaimsEndTheOffer(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	hold := make(chan struct{})
+	mux := runner.NewMux()
+	mux.Handle("hold", runner.Func(func(context.Context, *runner.Call) (json.RawMessage, error) {
+		<-hold
+		return nil, nil
+	}))
+	w, err := New(Options{
+		RedisURL: server.URL(), Prefix: server.Prefix, Runner: mux, Concurrency: 2, Lease: time.Hour, Log: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	running.Go(func() { _, _ = w.Run(ctx) })
+	offers := func(want bool) func() bool {
+		return func() bool { return (w.piggyback.Load() != nil) == want }
+	}
+	const patience, often = 20 * time.Second, time.Millisecond
+	require.Eventually(t, offers(true), patience, often)
+	require.NoError(t, w.queue.Submit(ctx, queue.Submission{ID: "x", Context: []byte(`{"workflow":"hold"}`)}))
+	require.Eventually(t, offers(false), patience, often, "or the lease would be known less well while something runs")
+	close(hold)
+	require.Eventually(t, func() bool { return w.ledger.size() == 0 }, patience, often)
+	poke(w.beatNow)
+	require.Eventually(t, offers(true), patience, often)
+}
