@@ -177,4 +177,15 @@ func (s series) add(name string, value float64) { s[name] = append(s[name], valu
 
 func (s series) median(name string) float64 { return median(s[name]) }
 
+// mean is that of the values that the last run added, where each of the runs before it added as many.
+func (s series) mean(name string, run int) float64 {
+	values := s[name]
+	values = values[len(values)-len(values)/(run+1):]
+	sum := 0.0
+	for _, value := range values {
+		sum += value
+	}
+	return sum / float64(len(values))
+}
+
 func (l *Lab) say(format string, args ...any) { fmt.Fprintf(l.Log, format+"\n", args...) }

@@ -24,11 +24,13 @@ func (l *Lab) Scale(ctx context.Context, backlog, stream int) (*Report, error) {
 			do   func() (spent, error)
 		}{
 			{"small", func() (spent, error) { return l.drainRepeatedly(ctx, n/1000, 1000) }},
-			{"one before", warmed("one cold before", 1)}, // the measure of two others: the machine may have become faster or slower meanwhile
 			{"large", func() (spent, error) { return l.drainWorker(ctx, backlog, 16, noopBacklog) }},
+			{"one", warmed("one cold", 1)}, // in turn: the machine becomes faster and slower meanwhile
 			{"eight", warmed("eight cold", 8)},
+			{"one", warmed("one cold", 1)},
+			{"eight", warmed("eight cold", 8)},
+			{"one", warmed("one cold", 1)},
 			{"long", func() (spent, error) { return l.drainOntoStream(ctx, n, stream) }},
-			{"one after", warmed("one cold after", 1)},
 		} {
 			s, err := step.do()
 			if err != nil {
@@ -37,10 +39,8 @@ func (l *Lab) Scale(ctx context.Context, backlog, stream int) (*Report, error) {
 			all.add(step.name, s.cpuMicros())
 			l.say("scale %d/%d: %s: %.2f µs of Redis per execution, %.0f/s", run+1, l.Runs, step.name, s.cpuMicros(), s.rate())
 		}
-		all.add("one", (all["one before"][run]+all["one after"][run])/2)
-		all.add("one cold", (all["one cold before"][run]+all["one cold after"][run])/2)
 		for name, base := range map[string]string{"large": "small", "eight": "one", "eight cold": "one cold", "long": "one cold"} {
-			all.add(name+" ratio", all[name][run]/all[base][run])
+			all.add(name+" ratio", all.mean(name, run)/all.mean(base, run))
 		}
 	}
 	r := &Report{Name: "scale", About: "Redis CPU per execution that does nothing, as things grow"}
