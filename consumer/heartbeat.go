@@ -20,7 +20,8 @@ import (
 type heart struct {
 	w            *Worker
 	registered   bool
-	lastBeat     time.Time // when the last heartbeat that succeeded was sent, on the monotonic clock
+	lastBeat     time.Time // when the last heartbeat that succeeded was sent, or happened, on the monotonic clock
+	lastBeatMS   int64     // what Redis's clock showed when it happened; 0: that is not known
 	steadySince  time.Time // since when heartbeats have come without a gap: only a steady worker judges others
 	results      *backpressure
 	told         map[string]string // live fields as the registration has them; nil: that is not known
@@ -62,6 +63,9 @@ func (h *heart) beat(ctx context.Context, arrived *piggybacked) error {
 			return err
 		}
 	}
+	if arrived != nil && arrived.Beat.Incarnation != h.w.Incarnation() {
+		arrived = nil
+	}
 	pulse, sent, err := h.take(ctx, arrived)
 	if errors.Is(err, queue.ErrNotRegistered) {
 		h.fence("another worker declared this one dead")
@@ -76,19 +80,21 @@ func (h *heart) beat(ctx context.Context, arrived *piggybacked) error {
 	if h.stepped(heard) {
 		h.steadySince, pulse.Silent = time.Time{}, nil
 	}
+	if arrived != nil {
+		heard.at = sent
+	}
 	h.w.clock.Store(heard)
 	h.steady(sent)
-	h.lastBeat = sent
+	h.lastBeat, h.lastBeatMS = sent, pulse.NowMS
 	h.obey(ctx, pulse)
 	h.w.queue.CloseIdle(h.w.opts.Lease * 3 / 5)
 	return errors.Join(h.bury(ctx), h.results.check(ctx, pulse.Results), h.results.trim(ctx))
 }
 
-// take returns the answer to a heartbeat, and since when at least the lease runs by it. It sends one unless one has arrived for this
-// incarnation.
+// take returns the answer to a heartbeat, and since when at least the lease runs by it. It sends one unless one has arrived.
 func (h *heart) take(ctx context.Context, arrived *piggybacked) (pulse *queue.Pulse, sent time.Time, err error) {
-	if arrived != nil && arrived.beat.Incarnation == h.w.Incarnation() {
-		pulse, sent = arrived.pulse, arrived.sent
+	if arrived != nil {
+		pulse, sent = arrived.Pulse, arrived.happened(h.lastBeat, h.lastBeatMS)
 	} else if pulse, sent, err = h.send(ctx); err != nil {
 		return nil, sent, err
 	}
@@ -196,7 +202,7 @@ func (h *heart) register(ctx context.Context) error {
 		return err
 	}
 	failpoint.Hit("after-register")
-	h.registered, h.lastBeat, h.steadySince, h.told = true, sent, sent, figures
+	h.registered, h.lastBeat, h.lastBeatMS, h.steadySince, h.told = true, sent, 0, sent, figures
 	h.w.registered.Store(true)
 	poke(h.w.regate)
 	h.w.tell(event{Type: "worker.online"})

@@ -13,30 +13,44 @@ import (
 // request in two parts it wakes up, reads and writes once (bobbin bench fleet). The heart offers the next heartbeat, a pop that lasts
 // until it is due takes it along, and what Redis answers comes back to the heart. Whatever goes wrong, the heart sends it by itself.
 //
-// Only a worker with nothing to do does so. When Redis renewed the lease is then known no better than that it was after the pop began,
-// and a worker that holds executions does not give up seconds of it.
+// Only a worker with nothing to do does so, and not over TLS, where it takes heartbeats to keep a connection at hand for results.
 
 // piggyback is a heartbeat for a pop to take along. It has nothing to tell, so that it does not matter what else happens before it does.
 type piggyback struct {
-	beat  queue.Beat
+	queue.Along
 	due   time.Time
 	taken atomic.Bool
 }
 
-// piggybacked is what became of one.
+// piggybacked is one that was taken along: it happened between sent and back, if it has a pulse.
 type piggybacked struct {
 	*piggyback
-	sent  time.Time    // it happened later
-	pulse *queue.Pulse // nil: it may not have happened
+	sent, back time.Time
+}
+
+// happened is when it did, or a little earlier. The heartbeat before it was sent at a time of this process, and Redis says how much later
+// by its clock this one happened. Where somebody has set that clock, the answer is at most late by what it took to arrive.
+func (p *piggybacked) happened(before time.Time, beforeMS int64) time.Time {
+	if beforeMS == 0 {
+		return p.sent
+	}
+	at := before.Add(time.Duration(p.Pulse.NowMS-beforeMS) * time.Millisecond)
+	switch {
+	case at.Before(p.sent):
+		return p.sent
+	case at.After(p.back):
+		return p.back
+	}
+	return at
 }
 
 // offer lets a pop take along the heartbeat that is due after the pause, and says so, where the worker holds nothing and has nothing to
 // tell.
 func (h *heart) offer(pause time.Duration) bool {
-	if h.told == nil || h.forgotten {
+	if h.told == nil || h.forgotten || h.w.queue.Sealed() {
 		return false
 	}
-	h.w.piggyback.Store(&piggyback{beat: h.nothingNew(), due: time.Now().Add(pause)})
+	h.w.piggyback.Store(&piggyback{Along: queue.Along{Beat: h.nothingNew()}, due: time.Now().Add(pause)})
 	// In this order: what is claimed from now on finds the offer, and has the heart take it back.
 	if h.w.ledger.size() > 0 || len(h.changed(h.w.figures())) > 0 {
 		h.w.piggyback.Store(nil)
@@ -52,7 +66,7 @@ func (h *heart) rest(ctx context.Context, pause time.Duration) *piggybacked {
 	defer h.w.piggyback.Store(nil)
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
-	patience := min(2*slot, h.w.opts.Lease/6)
+	patience := min(5*slot, h.w.opts.Lease/15)
 	for {
 		select {
 		case <-ctx.Done():
@@ -65,8 +79,8 @@ func (h *heart) rest(ctx context.Context, pause time.Duration) *piggybacked {
 			timer.Reset(pause - time.Since(h.lastBeat))
 		case p := <-h.w.piggybacked:
 			switch {
-			case p.piggyback != offered: // too late
-			case p.pulse == nil || time.Since(p.due) > patience: // which says little of Redis's clock: this process was stopped
+			case p.piggyback != offered: // of another offer
+			case p.Pulse == nil || time.Since(p.due) > patience: // too late: this process was stopped
 				return nil
 			default:
 				return p
@@ -80,10 +94,10 @@ func (h *heart) rest(ctx context.Context, pause time.Duration) *piggybacked {
 	}
 }
 
-// along returns how long the next pop is to wait at most, where something is scheduled after due (below 0: nothing is), and the
+// along returns how long the next pop is to wait, most at most and where something is scheduled after due (below 0: nothing is), and the
 // heartbeat that it is to take along, or nil.
-func (w *Worker) along(due time.Duration) (time.Duration, *piggyback) {
-	limit, p := w.coalesced(queue.MaxBlock), w.piggyback.Load()
+func (w *Worker) along(most, due time.Duration) (time.Duration, *piggyback) {
+	limit, p := w.coalesced(most), w.piggyback.Load()
 	if due >= 0 {
 		limit = min(limit, due+time.Millisecond)
 	}
@@ -95,29 +109,28 @@ func (w *Worker) along(due time.Duration) (time.Duration, *piggyback) {
 	if due >= 0 && limit < left {
 		return limit, nil
 	}
-	if left <= queue.MaxBlock {
-		p.taken.Store(true)
-		return left, p
+	if left <= most {
+		if p.taken.CompareAndSwap(false, true) {
+			return left, p
+		}
+		return limit, nil
 	}
-	pops := (left + queue.MaxBlock - 1) / queue.MaxBlock // of equal length
+	pops := (left + most - 1) / most // of equal length
 	return w.coalesced(left / pops), nil
 }
 
 // wait blocks until there is something to claim, and sees to it that a heartbeat goes along where one is due.
 func (f *fetcher) wait(c queue.Claim) (*queue.ClaimReply, error) {
-	limit, p := f.w.along(f.due)
+	limit, p := f.w.along(f.w.waker.MaxBlock(), f.due)
 	if p == nil {
 		return f.w.waker.Claim(c, limit)
 	}
 	failpoint.Hit("before-heartbeat")
-	c.Along = &p.beat
-	came := &piggybacked{piggyback: p, sent: time.Now()}
+	c.Along = &p.Along
+	sent := time.Now()
 	reply, err := f.w.waker.Claim(c, limit)
-	if err == nil {
-		came.pulse = reply.Pulse
-	}
 	select {
-	case f.w.piggybacked <- came:
+	case f.w.piggybacked <- &piggybacked{piggyback: p, sent: sent, back: time.Now()}:
 	default: // the heart has not looked at an earlier one: it is sending one
 	}
 	return reply, err

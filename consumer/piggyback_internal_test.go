@@ -20,7 +20,7 @@ import (
 func idling(t *testing.T) *heart {
 	t.Helper()
 	w := newWorker(t)
-	h := &heart{w: w, lastBeat: time.Now()}
+	h := &heart{w: w, lastBeat: time.Now(), results: &backpressure{w: w}}
 	h.told = w.figures()
 	return h
 }
@@ -32,8 +32,8 @@ func TestWhatHeartbeatsMayGoAlong(t *testing.T) {
 	h := idling(t)
 	require.True(t, h.offer(third))
 	offered := h.w.piggyback.Load()
-	require.Equal(t, h.w.Incarnation(), offered.beat.Incarnation)
-	require.Empty(t, offered.beat.Fields)
+	require.Equal(t, h.w.Incarnation(), offered.Beat.Incarnation)
+	require.Empty(t, offered.Beat.Fields)
 
 	held := newJob(&queue.Claimed{ID: "x", Token: "t"}, &arrival{incarnation: "i"})
 	h.w.ledger.add([]*job{held})
@@ -60,26 +60,26 @@ func TestPopsThatEndWithAHeartbeat(t *testing.T) {
 		h := idling(t)
 		w := h.w
 		w.clock.Store(&moment{1_795_000_000_000, time.Now()})
-		limit, p := w.along(-1)
+		limit, p := w.along(queue.MaxBlock, -1)
 		require.Equal(t, queue.MaxBlock, limit)
 		require.Nil(t, p, "none is offered")
 
 		pause := w.coalesced(third)
 		require.True(t, h.offer(pause))
 		due := time.Now().Add(pause)
-		limit, p = w.along(-1)
+		limit, p = w.along(queue.MaxBlock, -1)
 		require.Nil(t, p)
 		require.InDelta(t, pause/2, limit, float64(slot))
 		<-time.After(limit)
-		limit, p = w.along(time.Second)
+		limit, p = w.along(queue.MaxBlock, time.Second)
 		require.Nil(t, p, "something is scheduled before")
 		require.Equal(t, time.Second+time.Millisecond, limit)
-		limit, p = w.along(-1)
+		limit, p = w.along(queue.MaxBlock, -1)
 		require.NotNil(t, p)
 		require.True(t, p.taken.Load())
 		require.Equal(t, time.Until(due), limit)
 		<-time.After(limit - time.Millisecond)
-		_, p = w.along(-1)
+		_, p = w.along(queue.MaxBlock, -1)
 		require.Nil(t, p, "the heart is about to send it")
 	})
 }
@@ -88,7 +88,7 @@ func TestPopsThatEndWithAHeartbeat(t *testing.T) {
 func TestTheHeartRests(t *testing.T) {
 	t.Parallel()
 	pulse := &queue.Pulse{NowMS: 1}
-	const patience = 2 * slot
+	const patience = 5 * slot
 	for name, c := range map[string]struct {
 		offered bool
 		happens func(w *Worker, p *piggyback) // after a second
@@ -103,7 +103,7 @@ func TestTheHeartRests(t *testing.T) {
 		"it happened":              {offered: true, happens: came(pulse), until: time.Second, arrives: true},
 		"it may not have happened": {offered: true, happens: came(nil), until: time.Second},
 		"another one happened": {offered: true, happens: func(w *Worker, _ *piggyback) {
-			w.piggybacked <- &piggybacked{piggyback: &piggyback{}, pulse: pulse}
+			w.piggybacked <- &piggybacked{piggyback: &piggyback{Along: queue.Along{Pulse: pulse}}}
 		}, until: third},
 		"it was answered long ago": {offered: true, happens: func(w *Worker, p *piggyback) {
 			p.due = time.Now().Add(-time.Second)
@@ -136,7 +136,8 @@ func TestTheHeartRests(t *testing.T) {
 
 func came(pulse *queue.Pulse) func(w *Worker, p *piggyback) {
 	return func(w *Worker, p *piggyback) {
-		w.piggybacked <- &piggybacked{piggyback: p, sent: time.Now(), pulse: pulse}
+		p.Pulse = pulse
+		w.piggybacked <- &piggybacked{piggyback: p, sent: time.Now(), back: time.Now()}
 	}
 }
 
@@ -144,21 +145,40 @@ func came(pulse *queue.Pulse) func(w *Worker, p *piggyback) {
 func TestHeartbeatsOfAnotherIncarnationDoNotCount(t *testing.T) {
 	t.Parallel()
 	h := idling(t)
+	h.registered = true
 	require.True(t, h.offer(third))
-	arrived := &piggybacked{piggyback: h.w.piggyback.Load(), sent: time.Now(), pulse: &queue.Pulse{NowMS: 7}}
-	pulse, sent, err := h.take(context.Background(), arrived)
-	require.NoError(t, err)
-	require.EqualValues(t, 7, pulse.NowMS)
-	require.Equal(t, arrived.sent, sent)
+	now := time.Now()
+	arrived := &piggybacked{piggyback: h.w.piggyback.Load(), sent: now, back: now}
+	arrived.Pulse = &queue.Pulse{NowMS: 7}
+	over, cancel := context.WithCancel(context.Background()) // whatever is sent fails
+	cancel()
+	_ = h.beat(over, arrived)
+	require.Equal(t, now, h.lastBeat)
+	require.EqualValues(t, 7, h.lastBeatMS)
 	require.Equal(t, 1, h.beats)
 
 	fresh := h.w.process.newIncarnation()
 	h.w.incarnation.Store(&fresh)
-	over, cancel := context.WithCancel(context.Background())
-	cancel()
-	_, _, err = h.take(over, arrived) // sends one: there is nobody to send it to
-	require.Error(t, err)
+	require.Error(t, h.beat(over, arrived))
 	require.Equal(t, 1, h.beats)
+}
+
+// A heartbeat that went along counts from when Redis says that it happened, as far as this process can tell that it did then: a worker
+// with nothing to do stands an outage as long as any other.
+func TestWhenHeartbeatsHappened(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	p := &piggybacked{piggyback: &piggyback{}, sent: now, back: now.Add(2 * time.Second)}
+	before := now.Add(-time.Second) // the last heartbeat: Redis's clock showed 5000
+	for nowMS, want := range map[int64]time.Time{
+		7900: before.Add(2900 * time.Millisecond),
+		9000: p.back, // that clock was set forward
+		5500: p.sent, // or back
+	} {
+		p.Pulse = &queue.Pulse{NowMS: nowMS}
+		require.Equal(t, want, p.happened(before, 5000), nowMS)
+		require.Equal(t, p.sent, p.happened(before, 0), "it is not known what it showed")
+	}
 }
 
 // A worker that has claimed something offers no heartbeat to its pops any more, and does again when that has ended.

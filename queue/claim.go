@@ -32,7 +32,7 @@ type Claim struct {
 	Want            int
 	MaxContextBytes int64
 	Space           []Claimed // for what is claimed; the reply takes it
-	Along           *Beat     // a heartbeat that [Waker.Claim] is to send as well; nil: none
+	Along           *Along    // what [Waker.Claim] is to send as well; nil: nothing
 }
 
 // ClaimReply is what a claim brought.
@@ -40,10 +40,9 @@ type ClaimReply struct {
 	Claimed        []Claimed
 	NowMS          int64 // Redis's clock
 	ModulesVersion string
-	NextDueMS      int64  // until the next scheduled execution is due; -1: none is scheduled
-	Duplicates     int    // IDs dropped because they were claimed already
-	More           bool   // there may be more to claim; false: nothing was pending any more
-	Pulse          *Pulse // of the heartbeat that went along; nil: it is not known to have happened
+	NextDueMS      int64 // until the next scheduled execution is due; -1: none is scheduled
+	Duplicates     int   // IDs dropped because they were claimed already
+	More           bool  // there may be more to claim; false: nothing was pending any more
 }
 
 // Claim takes executions for an incarnation. It is not safe to repeat: after an error that is not [ErrRefused],

@@ -77,7 +77,10 @@ type connection struct {
 // over is when a connection was used that is to be used no more.
 const over = 0
 
-func now() int64 { return time.Now().UnixNano() }
+// now is in nanoseconds since this process began, above 0, and not moved by whoever sets the clock.
+func now() int64 { return int64(time.Since(begun)) + 1 }
+
+var begun = time.Now()
 
 func (c *connection) use() {
 	for used := c.used.Load(); used != over && !c.used.CompareAndSwap(used, now()); used = c.used.Load() {

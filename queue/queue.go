@@ -48,6 +48,7 @@ type Queue struct {
 	blocked *redis.Client // blocking pops, which would starve the others of connections
 	pubsub  *redis.Client // the subscription
 	pool    connections   // of rdb
+	sealed  bool          // they have TLS
 	modules moduleCache
 	ended   endedCache
 }
@@ -72,7 +73,7 @@ func Open(o Options) (*Queue, error) {
 	if o.GiveWay {
 		giveWay(base)
 	}
-	q := &Queue{Keys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)}}
+	q := &Queue{Keys: NewKeys(o.Prefix, o.Queue), modules: moduleCache{turn: make(chan struct{}, 1)}, sealed: base.TLSConfig != nil}
 	q.blocked, q.pubsub = redis.NewClient(clone(base)), redis.NewClient(clone(base))
 	q.pool.of(base)
 	q.rdb = redis.NewClient(base)
@@ -105,6 +106,10 @@ func (q *Queue) Close() error {
 // CloseIdle closes the connections that were not used for so long, except for the one that was used last, and those that wait in a
 // blocking pop or a subscription.
 func (q *Queue) CloseIdle(after time.Duration) { q.pool.closeIdle(after) }
+
+// Sealed says that connections have TLS. That the server, or what is between, has closed one is then an error of the next command, and
+// one that is used seldom is best used for nothing that matters.
+func (q *Queue) Sealed() bool { return q.sealed }
 
 // Ping asks Redis whether it answers.
 func (q *Queue) Ping(ctx context.Context) error {

@@ -462,30 +462,45 @@ func TestHeartbeatGoesAlong(t *testing.T) {
 	suite(t, func(s *store) {
 		w := s.NewWaker()
 		defer w.Close()
-		beat := &queue.Beat{Incarnation: "w-1-a", Lease: time.Hour}
-		wake := func() *queue.ClaimReply {
+		incarnation := "w-1-a"
+		wake := func() (*queue.ClaimReply, *queue.Pulse) {
 			s.t.Helper()
 			s.seq++
-			reply, err := w.Claim(queue.Claim{Incarnation: "w-1-a", Seq: s.seq, Want: 1, MaxContextBytes: 1000, Along: beat}, 10*time.Millisecond)
+			along := &queue.Along{Beat: queue.Beat{Incarnation: incarnation, Lease: time.Hour}}
+			reply, err := w.Claim(queue.Claim{Incarnation: "w-1-a", Seq: s.seq, Want: 1, MaxContextBytes: 1000, Along: along}, 10*time.Millisecond)
 			require.NoError(s.t, err)
-			return reply
+			return reply, along.Pulse
 		}
 		wake() // whether Redis knows the scripts or not
 		require.NoError(s.t, s.LoadScripts(s.ctx))
 		require.NoError(s.t, s.raw.HSet(s.ctx, s.Keys.Intents, "w-1-a", "leave").Err())
 		require.NoError(s.t, s.raw.ZAdd(s.ctx, s.Keys.Workers, redis.Z{Member: "w-1-a", Score: 1}).Err())
-		reply := wake()
+		reply, pulse := wake()
 		require.Empty(s.t, ids(reply))
-		require.Equal(s.t, "leave", reply.Pulse.Intent)
-		require.EqualValues(s.t, reply.Pulse.NowMS, s.raw.ZScore(s.ctx, s.Keys.Workers, "w-1-a").Val())
+		require.Equal(s.t, "leave", pulse.Intent)
+		require.EqualValues(s.t, pulse.NowMS, s.raw.ZScore(s.ctx, s.Keys.Workers, "w-1-a").Val())
 		s.submit("1")
-		reply = wake()
+		reply, pulse = wake()
 		require.Equal(s.t, []string{"1"}, ids(reply))
-		require.Equal(s.t, "leave", reply.Pulse.Intent)
-		beat.Incarnation = "nobody"
+		require.Equal(s.t, "leave", pulse.Intent)
+		incarnation = "nobody"
 		s.submit("2")
-		reply = wake()
+		reply, pulse = wake()
 		require.Equal(s.t, []string{"2"}, ids(reply))
-		require.Nil(s.t, reply.Pulse)
+		require.Nil(s.t, pulse)
 	})
+}
+
+// Where a full Redis refuses the pop and the claim, it has taken the heartbeat that went along.
+func TestHeartbeatGoesAlongToAFullRedis(t *testing.T) {
+	t.Parallel()
+	s := open(t, redistest.Real(t))
+	require.NoError(t, s.LoadScripts(s.ctx))
+	w := s.NewWaker()
+	defer w.Close()
+	require.NoError(t, s.raw.ConfigSet(s.ctx, "maxmemory", "1").Err())
+	along := &queue.Along{Beat: queue.Beat{Incarnation: "w-1-a", Lease: time.Hour}}
+	_, err := w.Claim(queue.Claim{Incarnation: "w-1-a", Seq: 1, Want: 1, MaxContextBytes: 1000, Along: along}, 10*time.Millisecond)
+	require.ErrorIs(t, err, queue.ErrRefused)
+	require.NotNil(t, along.Pulse)
 }

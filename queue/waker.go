@@ -21,6 +21,12 @@ type Waker struct {
 // uninterruptible is the longest that a Claim blocks on a server without CLIENT UNBLOCK.
 const uninterruptible = 250 * time.Millisecond
 
+// Along is a heartbeat that goes with a claim.
+type Along struct {
+	Beat  Beat
+	Pulse *Pulse // that was answered to it; nil: it is not known to have happened
+}
+
 // NewWaker returns a waker. It connects when first used.
 func (q *Queue) NewWaker() *Waker { return &Waker{q: q} }
 
@@ -37,9 +43,7 @@ func (w *Waker) Claim(c Claim, timeout time.Duration) (*ClaimReply, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout+ioTimeout)
 	defer cancel()
 	w.connect(ctx)
-	if w.id.Load() == 0 { // it cannot be interrupted, so it must not keep a drain waiting
-		timeout = min(timeout, uninterruptible)
-	}
+	timeout = min(timeout, w.MaxBlock())
 	keys, args := w.q.claimCall(c, -c.Want)
 	var pop, claim, beat *redis.Cmd
 	// The error is that of either command.
@@ -48,16 +52,15 @@ func (w *Waker) Claim(c Claim, timeout time.Duration) (*ClaimReply, error) {
 		pop = p.Do(ctx, "blmove", w.q.Keys.Pending, w.q.Keys.Handoff, "right", "left", fmt.Sprintf("%.3f", timeout.Seconds()))
 		claim = p.EvalSha(ctx, claimScript.Hash(), keys, args...)
 		if c.Along != nil {
-			keys, args := w.q.beatCall(*c.Along)
+			keys, args := w.q.beatCall(c.Along.Beat)
 			beat = p.EvalSha(ctx, heartbeatScript.Hash(), keys, args...)
 		}
 		return nil
 	})
-	reply, err := w.claimed(ctx, c, pop, claim)
-	if err == nil && beat != nil && beat.Err() == nil {
-		reply.Pulse, _ = pulse(beat.Val()) // from what is none: none
+	if beat != nil && beat.Err() == nil {
+		c.Along.Pulse, _ = pulse(beat.Val()) // from what is none: none
 	}
-	return reply, err
+	return w.claimed(ctx, c, pop, claim)
 }
 
 // claimed is what a pop and its claim brought.
@@ -90,6 +93,15 @@ func (w *Waker) connect(ctx context.Context) {
 	if id, err := w.conn.ClientID(ctx).Result(); err == nil { // miniredis has no CLIENT ID: then Interrupt does nothing
 		w.id.Store(id)
 	}
+}
+
+// MaxBlock is the longest that a Claim blocks: what cannot be interrupted must not keep a drain waiting. It is less, too, while there is
+// no connection.
+func (w *Waker) MaxBlock() time.Duration {
+	if w.id.Load() == 0 {
+		return uninterruptible
+	}
+	return MaxBlock
 }
 
 // Interrupt ends a blocked Claim at once, where Redis can do that (CLIENT UNBLOCK); elsewhere it ends at its timeout. Should

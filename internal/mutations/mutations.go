@@ -360,16 +360,15 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 	},
 	{
 		"an idle worker's heartbeats go along with its pops", "consumer/piggyback.go",
-		"c.Along = &p.beat", "", "./consumer TestIdleWorkersHeartbeatsGoAlong",
+		"c.Along = &p.Along", "", "./consumer TestIdleWorkersHeartbeatsGoAlong",
 	},
 	{
-		"the lease runs from before the pop", "consumer/heartbeat.go",
-		"pulse, sent = arrived.pulse, arrived.sent", "pulse, sent = arrived.pulse, time.Now()",
-		"./consumer TestHeartbeatsOfAnotherIncarnationDoNotCount",
+		"no clock that was set says that the lease was renewed later than it was", "consumer/piggyback.go",
+		"case at.After(p.back):", "case false:", "./consumer TestWhenHeartbeatsHappened",
 	},
 	{
 		"a heartbeat counts for its incarnation", "consumer/heartbeat.go",
-		"arrived.beat.Incarnation == h.w.Incarnation()", "true", "./consumer TestHeartbeatsOfAnotherIncarnationDoNotCount",
+		"arrived.Beat.Incarnation != h.w.Incarnation()", "false", "./consumer TestHeartbeatsOfAnotherIncarnationDoNotCount",
 	},
 	{
 		"a worker that holds something sends its heartbeats", "consumer/fetch.go",
@@ -377,7 +376,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 	},
 	{
 		"a heartbeat that may not have happened is sent", "consumer/piggyback.go",
-		"p.pulse == nil || ", "", "./consumer TestTheHeartRests",
+		"p.Pulse == nil || ", "", "./consumer TestTheHeartRests",
 	},
 	{
 		"an answer that lay about says nothing of Redis's clock", "consumer/piggyback.go",
