@@ -25,9 +25,7 @@ func (l *Lab) Scale(ctx context.Context, backlog, stream int) (*Report, error) {
 		}{
 			{"small", func() (spent, error) { return l.drainRepeatedly(ctx, n/1000, 1000) }},
 			{"large", func() (spent, error) { return l.drainWorker(ctx, backlog, 16, noopBacklog) }},
-			{"one", warmed("one cold", 1)}, // in turn: the machine becomes faster and slower meanwhile
-			{"eight", warmed("eight cold", 8)},
-			{"one", warmed("one cold", 1)},
+			{"one", warmed("one cold", 1)}, // before and after: the machine becomes faster and slower meanwhile
 			{"eight", warmed("eight cold", 8)},
 			{"one", warmed("one cold", 1)},
 			{"long", func() (spent, error) { return l.drainOntoStream(ctx, n, stream) }},
