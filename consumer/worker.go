@@ -133,8 +133,8 @@ func New(o Options) (*Worker, error) {
 	w := &Worker{
 		opts: o, queue: q, process: thisProcess(), ledger: newLedger(), started: time.Now(), waker: q.NewWaker(),
 		inbox: make(chan note, 64), changed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), fetched: make(chan struct{}),
-		regate: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), woken: make(chan struct{}, 1), silent: make(chan []string, 1), anew: make(chan struct{}, 1),
-		post: make(chan letter, 4096), piggybacked: make(chan *piggybacked, 1),
+		regate: make(chan struct{}, 1), beatNow: make(chan struct{}, 1), woken: make(chan struct{}, 1),
+		silent: make(chan []string, 1), anew: make(chan struct{}, 1), post: make(chan letter, 4096), piggybacked: make(chan *piggybacked, 1),
 	}
 	w.maxExecutions, w.maxRSS = upToATenthLess(int64(o.MaxExecutions)), upToATenthLess(o.MaxRSS)
 	w.paused.Store(o.Pause != execution.NotPaused)
