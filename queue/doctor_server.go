@@ -23,6 +23,14 @@ func (q *Queue) examineServer(ctx context.Context, workers bool) ([]Ailment, err
 	} else if version := infoField(info, "redis_version"); !atLeast(version, 6, 2) {
 		bad(false, "Redis is version "+version, "use Redis 6.2 or newer: workers need BLMOVE and XTRIM MINID")
 	}
+	if used, most := memory(info); most > 0 && used >= most/10*9 {
+		what := "nearly full"
+		if used >= most {
+			what = "full: nothing can be submitted, claimed or finished"
+		}
+		bad(used < most, fmt.Sprintf("memory is %s: %.1f MiB of maxmemory %.1f", what, mebibytes(used), mebibytes(most)),
+			"CONFIG SET maxmemory to more, or XTRIM results that were read")
+	}
 	settings, err := q.rdb.ConfigGet(ctx, "*").Result()
 	if err != nil || len(settings) == 0 {
 		bad(true, "CONFIG GET is refused or empty, so the settings cannot be checked", "check by hand: maxmemory-policy noeviction, appendonly yes")
@@ -44,6 +52,13 @@ func (q *Queue) examineServer(ctx context.Context, workers bool) ([]Ailment, err
 	}
 	return list, nil
 }
+
+// memory is what counts against maxmemory, and maxmemory, in bytes; 0: there is no limit.
+func memory(info string) (used, most int64) {
+	return number(infoField(info, "used_memory")) - number(infoField(info, "mem_not_counted_for_evict")), number(infoField(info, "maxmemory"))
+}
+
+func mebibytes(n int64) float64 { return float64(n) / (1 << 20) }
 
 func infoField(info, name string) string {
 	for line := range strings.Lines(info) {

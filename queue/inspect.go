@@ -59,10 +59,18 @@ func (w *Whereabouts) InUse() bool {
 	return w.Position > 0 || w.Handoff || w.Token != "" || w.DueMS > 0 || w.Context != ""
 }
 
-// locate reads every place but the results, all at one moment.
+// locate reads every place but the results, all at one moment; one after another where Redis lets nobody queue a transaction, not even
+// to read, which is so while its memory is full.
 func (q *Queue) locate(ctx context.Context, id string) (*Whereabouts, error) {
+	w, err := q.locateIn(ctx, q.rdb.TxPipeline(), id)
+	if errors.Is(err, ErrRefused) && IsPassing(err) {
+		return q.locateIn(ctx, q.rdb.Pipeline(), id)
+	}
+	return w, err
+}
+
+func (q *Queue) locateIn(ctx context.Context, tx redis.Pipeliner, id string) (*Whereabouts, error) {
 	k, w := q.Keys, &Whereabouts{}
-	tx := q.rdb.TxPipeline()
 	now, at, length := tx.Time(ctx), tx.LPos(ctx, k.Pending, id, redis.LPosArgs{}), tx.LLen(ctx, k.Pending)
 	handoff, token := tx.LPos(ctx, k.Handoff, id, redis.LPosArgs{}), tx.HGet(ctx, k.Claims, id)
 	due, cancel := tx.ZScore(ctx, k.Scheduled, id), tx.HGet(ctx, k.Cancels, id)

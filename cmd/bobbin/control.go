@@ -94,10 +94,13 @@ func (a *app) command(ctx context.Context, q *queue.Queue, c control.Command, ti
 		return err
 	}
 	awaited := map[string]bool{}
+	var unstored error
 	for _, w := range workers {
 		if w.HeartbeatMS > 0 && c.Targets(w.Incarnation) {
 			awaited[w.Incarnation] = true
-			if err := q.SetIntent(ctx, w.Incarnation, c.Encode()); err != nil {
+			if err := q.SetIntent(ctx, w.Incarnation, c.Encode()); errors.Is(err, queue.ErrRefused) && queue.IsPassing(err) {
+				unstored = err
+			} else if err != nil {
 				return err
 			}
 		}
@@ -107,6 +110,9 @@ func (a *app) command(ctx context.Context, q *queue.Queue, c control.Command, ti
 	}
 	if _, err := q.PublishControl(ctx, c.Encode()); err != nil {
 		return err
+	}
+	if unstored != nil { // a Redis that is full passes on what is published all the same
+		return fmt.Errorf("%s was published: workers that listen obey, but can neither answer nor find it stored, since Redis writes nothing: %w", c.Verb, unstored)
 	}
 	return a.awaitReceipts(ctx, q, c, awaited, timeout)
 }

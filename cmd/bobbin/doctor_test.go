@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -77,4 +79,34 @@ func TestDoctorSaysWhatCannotKeepThePromise(t *testing.T) {
 	r = s.do("", "doctor")
 	require.Zero(t, r.code, "a warning")
 	require.Contains(t, r.out, "the append-only file was not written anew since Redis was started")
+}
+
+// A Redis that is full says so where people look, tells where an execution is, and passes commands on that it cannot store.
+func TestFullRedis(t *testing.T) {
+	t.Parallel()
+	server := redistest.Real(t)
+	s, ctx, raw := setup(t, server), context.Background(), server.Client()
+	s.ok("modules", "push", workflows(t, testModules))
+	w := s.worker()
+	s.ok("submit", "echo.star", "--params", `{"params":7}`, "--id", "before", "--wait")
+	require.NotContains(t, s.do("", "doctor").out, "memory is")
+	limit := func(bytes int64) {
+		require.NoError(t, raw.ConfigSet(ctx, "maxmemory", strconv.FormatInt(bytes, 10)).Err())
+	}
+	var used int64
+	for line := range strings.Lines(raw.Info(ctx, "memory").Val()) {
+		if value, found := strings.CutPrefix(line, "used_memory:"); found {
+			used, _ = strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		}
+	}
+	limit(used + used/20)
+	require.Contains(t, s.do("", "doctor").out, "NOTE   server: memory is nearly full: ")
+	limit(1)
+	require.Contains(t, s.do("", "doctor").out, "WRONG  server: memory is full: ")
+	require.Contains(t, s.ok("inspect", "before"), "ended: succeeded")
+	r := s.do("", "drain", "--all")
+	require.Equal(t, execution.ExitFailure, r.code)
+	require.Contains(t, r.err, "drain was published: workers that listen obey")
+	require.Contains(t, r.err, "OOM")
+	require.Zero(t, w.exits())
 }
