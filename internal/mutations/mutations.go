@@ -393,6 +393,16 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 		"./queue TestFullMemory",
 	},
 	{
+		"an execution can be found while Redis is full", "queue/inspect.go",
+		"return q.locateIn(ctx, q.rdb.Pipeline(), id)", "return q.locateIn(ctx, q.rdb.TxPipeline(), id)",
+		"./cmd/bobbin TestFullRedis",
+	},
+	{
+		"a full Redis passes commands on", "cmd/bobbin/control.go",
+		"errors.Is(err, queue.ErrRefused) && queue.IsPassing(err) {", "false {",
+		"./cmd/bobbin TestFullRedis",
+	},
+	{
 		"a transaction's error says why", "queue/errors.go",
 		"if err == nil || !strings.HasPrefix(err.Error(), \"EXECABORT\") {", "if err == nil || true {",
 		"./queue TestFullMemory",
