@@ -21,7 +21,7 @@ type heart struct {
 	w            *Worker
 	registered   bool
 	lastBeat     time.Time // when the last heartbeat that succeeded was sent, or happened, on the monotonic clock
-	lastBeatMS   int64     // what Redis's clock showed when it happened; 0: that is not known
+	happened     moment    // when it happened, or a little earlier; unlike lastBeat also where the answer took long
 	steadySince  time.Time // since when heartbeats have come without a gap: only a steady worker judges others
 	results      *backpressure
 	told         map[string]string // live fields as the registration has them; nil: that is not known
@@ -42,11 +42,9 @@ func (h *heart) Run(ctx context.Context) error {
 			failures++
 		} else {
 			h.w.health.recovered("heartbeat")
-			pause = h.w.coalesced(h.w.opts.Lease / 3)
 			failures = 0
-			if !h.offer(pause) {
-				pause -= time.Since(h.lastBeat)
-			}
+			pause = h.w.coalesced(max(0, h.w.opts.Lease/3-time.Since(h.lastBeat)))
+			h.offer(pause)
 		}
 		arrived = h.rest(ctx, pause)
 	}
@@ -85,7 +83,7 @@ func (h *heart) beat(ctx context.Context, arrived *piggybacked) error {
 	}
 	h.w.clock.Store(heard)
 	h.steady(sent)
-	h.lastBeat, h.lastBeatMS = sent, pulse.NowMS
+	h.lastBeat = sent
 	h.obey(ctx, pulse)
 	h.w.queue.CloseIdle(h.w.opts.Lease * 3 / 5)
 	return errors.Join(h.bury(ctx), h.results.check(ctx, pulse.Results), h.results.trim(ctx))
@@ -94,9 +92,15 @@ func (h *heart) beat(ctx context.Context, arrived *piggybacked) error {
 // take returns the answer to a heartbeat, and since when at least the lease runs by it. It sends one unless one has arrived.
 func (h *heart) take(ctx context.Context, arrived *piggybacked) (pulse *queue.Pulse, sent time.Time, err error) {
 	if arrived != nil {
-		pulse, sent = arrived.Pulse, arrived.happened(h.lastBeat, h.lastBeatMS)
-	} else if pulse, sent, err = h.send(ctx); err != nil {
-		return nil, sent, err
+		pulse = arrived.Pulse
+		sent = h.happened.until(pulse.NowMS, arrived.sent, arrived.back)
+		h.happened = moment{pulse.NowMS, sent}
+	} else {
+		if pulse, sent, err = h.send(ctx); err != nil {
+			return nil, sent, err
+		}
+		// Not sent: if the answer took long, each that goes along from here on would count from that much too early.
+		h.happened = moment{pulse.NowMS, h.happened.until(pulse.NowMS, sent, time.Now())}
 	}
 	if h.forgotten = pulse.Forgotten; h.forgotten {
 		poke(h.w.beatNow)
@@ -202,7 +206,7 @@ func (h *heart) register(ctx context.Context) error {
 		return err
 	}
 	failpoint.Hit("after-register")
-	h.registered, h.lastBeat, h.lastBeatMS, h.steadySince, h.told = true, sent, 0, sent, figures
+	h.registered, h.lastBeat, h.happened, h.steadySince, h.told = true, sent, moment{}, sent, figures
 	h.w.registered.Store(true)
 	poke(h.w.regate)
 	h.w.tell(event{Type: "worker.online"})

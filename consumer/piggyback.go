@@ -28,41 +28,38 @@ type piggybacked struct {
 	sent, back time.Time
 }
 
-// happened is when it did, or a little earlier. The heartbeat before it was sent at a time of this process, and Redis says how much later
-// by its clock this one happened. Where somebody has set that clock, the answer is at most late by what it took to arrive.
-func (p *piggybacked) happened(before time.Time, beforeMS int64) time.Time {
-	if beforeMS == 0 {
-		return p.sent
+// until is when Redis's clock showed redisMS, or a little earlier: by how much later that is than the moment, but between sent and back.
+// Where somebody has set that clock, the answer is at most late by what it took to arrive.
+func (m moment) until(redisMS int64, sent, back time.Time) time.Time {
+	if m.redisMS == 0 {
+		return sent
 	}
-	at := before.Add(time.Duration(p.Pulse.NowMS-beforeMS) * time.Millisecond)
+	at := m.at.Add(time.Duration(redisMS-m.redisMS) * time.Millisecond)
 	switch {
-	case at.Before(p.sent):
-		return p.sent
-	case at.After(p.back):
-		return p.back
+	case at.Before(sent):
+		return sent
+	case at.After(back):
+		return back
 	}
 	return at
 }
 
-// offer lets a pop take along the heartbeat that is due after the pause, and says so, where the worker holds nothing and has nothing to
-// tell.
-func (h *heart) offer(pause time.Duration) bool {
+// offer lets a pop take along the heartbeat that is due after the pause, where the worker holds nothing and has nothing to tell.
+func (h *heart) offer(pause time.Duration) {
 	if h.told == nil || h.forgotten || h.w.queue.Sealed() {
-		return false
+		return
 	}
 	h.w.piggyback.Store(&piggyback{Along: queue.Along{Beat: h.nothingNew()}, due: time.Now().Add(pause)})
 	// In this order: what is claimed from now on finds the offer, and has the heart take it back.
 	if h.w.ledger.size() > 0 || len(h.changed(h.w.figures())) > 0 {
 		h.w.piggyback.Store(nil)
-		return false
 	}
-	return true
 }
 
 // rest waits until a heartbeat is to be sent, or has happened: then it returns that. Claims end the offer, so that the next heartbeat
 // comes a pause after the lease is sure to have been renewed.
 func (h *heart) rest(ctx context.Context, pause time.Duration) *piggybacked {
-	offered := h.w.piggyback.Load()
+	offered, due := h.w.piggyback.Load(), time.Now().Add(pause)
 	defer h.w.piggyback.Store(nil)
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -76,7 +73,7 @@ func (h *heart) rest(ctx context.Context, pause time.Duration) *piggybacked {
 		case <-h.w.woken:
 			offered = nil
 			h.w.piggyback.Store(nil)
-			timer.Reset(pause - time.Since(h.lastBeat))
+			timer.Reset(min(time.Until(due), h.w.opts.Lease/3-time.Since(h.lastBeat)))
 		case p := <-h.w.piggybacked:
 			switch {
 			case p.piggyback != offered: // of another offer

@@ -25,32 +25,39 @@ func idling(t *testing.T) *heart {
 	return h
 }
 
+// offers says whether the heart offers the next heartbeat.
+func (h *heart) offers() bool {
+	h.w.piggyback.Store(nil) // as after a rest
+	h.offer(third)
+	return h.w.piggyback.Load() != nil
+}
+
 const third = 10 * time.Second / 3 // of the default lease
 
 func TestWhatHeartbeatsMayGoAlong(t *testing.T) {
 	t.Parallel()
 	h := idling(t)
-	require.True(t, h.offer(third))
+	require.True(t, h.offers())
 	offered := h.w.piggyback.Load()
 	require.Equal(t, h.w.Incarnation(), offered.Beat.Incarnation)
 	require.Empty(t, offered.Beat.Fields)
 
 	held := newJob(&queue.Claimed{ID: "x", Token: "t"}, &arrival{incarnation: "i"})
 	h.w.ledger.add([]*job{held})
-	require.False(t, h.offer(third), "the worker holds something")
+	require.False(t, h.offers(), "the worker holds something")
 	h.w.ledger.remove([]item{{job: held}})
-	require.True(t, h.offer(third))
+	require.True(t, h.offers())
 
 	h.w.processed.Add(1)
-	require.False(t, h.offer(third), "there is something to tell")
+	require.False(t, h.offers(), "there is something to tell")
 	require.Nil(t, h.w.piggyback.Load())
 	h.told = h.w.figures()
-	require.True(t, h.offer(third))
+	require.True(t, h.offers())
 
 	h.forgotten = true
-	require.False(t, h.offer(third), "the registration is to be written again")
+	require.False(t, h.offers(), "the registration is to be written again")
 	h.forgotten, h.told = false, nil
-	require.False(t, h.offer(third), "all is to be told again")
+	require.False(t, h.offers(), "all is to be told again")
 }
 
 // Pops end when the heartbeat is due, two of equal length where one would last too long, and the last takes it along.
@@ -65,7 +72,7 @@ func TestPopsThatEndWithAHeartbeat(t *testing.T) {
 		require.Nil(t, p, "none is offered")
 
 		pause := w.coalesced(third)
-		require.True(t, h.offer(pause))
+		h.offer(pause)
 		due := time.Now().Add(pause)
 		limit, p = w.along(queue.MaxBlock, -1)
 		require.Nil(t, p)
@@ -119,7 +126,7 @@ func TestTheHeartRests(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := idling(t)
 				h.lastBeat = time.Now().Add(-2 * time.Second)
-				require.Equal(t, c.offered, c.offered && h.offer(third))
+				require.Equal(t, c.offered, c.offered && h.offers())
 				p := h.w.piggyback.Load()
 				if c.happens != nil {
 					time.AfterFunc(time.Second, func() { c.happens(h.w, p) })
@@ -146,7 +153,7 @@ func TestHeartbeatsOfAnotherIncarnationDoNotCount(t *testing.T) {
 	t.Parallel()
 	h := idling(t)
 	h.registered = true
-	require.True(t, h.offer(third))
+	require.True(t, h.offers())
 	now := time.Now()
 	arrived := &piggybacked{piggyback: h.w.piggyback.Load(), sent: now, back: now}
 	arrived.Pulse = &queue.Pulse{NowMS: 7}
@@ -154,7 +161,7 @@ func TestHeartbeatsOfAnotherIncarnationDoNotCount(t *testing.T) {
 	cancel()
 	_ = h.beat(over, arrived)
 	require.Equal(t, now, h.lastBeat)
-	require.EqualValues(t, 7, h.lastBeatMS)
+	require.Equal(t, moment{7, now}, h.happened)
 	require.Equal(t, 1, h.beats)
 
 	fresh := h.w.process.newIncarnation()
@@ -167,18 +174,36 @@ func TestHeartbeatsOfAnotherIncarnationDoNotCount(t *testing.T) {
 // with nothing to do stands an outage as long as any other.
 func TestWhenHeartbeatsHappened(t *testing.T) {
 	t.Parallel()
-	now := time.Now()
-	p := &piggybacked{piggyback: &piggyback{}, sent: now, back: now.Add(2 * time.Second)}
-	before := now.Add(-time.Second) // the last heartbeat: Redis's clock showed 5000
+	sent := time.Now()
+	back := sent.Add(2 * time.Second)
+	before := moment{5000, sent.Add(-time.Second)}
 	for nowMS, want := range map[int64]time.Time{
-		7900: before.Add(2900 * time.Millisecond),
-		9000: p.back, // that clock was set forward
-		5500: p.sent, // or back
+		7900: before.at.Add(2900 * time.Millisecond),
+		9000: back, // that clock was set forward
+		5500: sent, // or back
 	} {
-		p.Pulse = &queue.Pulse{NowMS: nowMS}
-		require.Equal(t, want, p.happened(before, 5000), nowMS)
-		require.Equal(t, p.sent, p.happened(before, 0), "it is not known what it showed")
+		require.Equal(t, want, before.until(nowMS, sent, back), nowMS)
+		require.Equal(t, sent, moment{}.until(nowMS, sent, back), "it is not known what it showed")
 	}
+}
+
+// One that takes long to arrive counts from when it was sent, since it may have happened then. Those after it do not.
+func TestASlowHeartbeatMakesNoOtherCountEarlier(t *testing.T) {
+	t.Parallel()
+	server, ctx := redistest.Real(t), t.Context()
+	w, err := New(Options{RedisURL: server.URL(), Prefix: server.Prefix, Runner: runner.NewMux(), Lease: time.Hour, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, w.queue.Close()) }()
+	h := &heart{w: w, results: &backpressure{w: w}}
+	require.NoError(t, h.beat(ctx, nil), "which connects and registers")
+	require.NoError(t, server.Client().Do(ctx, "client", "pause", 500, "all").Err())
+	require.NoError(t, h.beat(ctx, nil))
+	require.Greater(t, h.happened.at.Sub(h.lastBeat), 100*time.Millisecond)
+	slow := h.happened
+	arrived := &piggybacked{piggyback: &piggyback{Along: queue.Along{Beat: h.nothingNew()}}, sent: slow.at, back: slow.at.Add(time.Minute)}
+	arrived.Pulse = &queue.Pulse{NowMS: slow.redisMS + 3000}
+	require.NoError(t, h.beat(ctx, arrived))
+	require.Equal(t, slow.at.Add(3*time.Second), h.lastBeat)
 }
 
 // A worker that has claimed something offers no heartbeat to its pops any more, and does again when that has ended.

@@ -364,7 +364,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 	},
 	{
 		"no clock that was set says that the lease was renewed later than it was", "consumer/piggyback.go",
-		"case at.After(p.back):", "case false:", "./consumer TestWhenHeartbeatsHappened",
+		"case at.After(back):", "case false:", "./consumer TestWhenHeartbeatsHappened",
 	},
 	{
 		"a heartbeat counts for its incarnation", "consumer/heartbeat.go",
@@ -373,6 +373,11 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 	{
 		"a worker that holds something sends its heartbeats", "consumer/fetch.go",
 		"poke(f.w.woken)", "", "./consumer TestClaimsEndTheOffer",
+	},
+	{
+		"a slow heartbeat makes none after it count earlier", "consumer/heartbeat.go",
+		"h.happened.until(pulse.NowMS, sent, time.Now())", "sent",
+		"./consumer TestASlowHeartbeatMakesNoOtherCountEarlier",
 	},
 	{
 		"a heartbeat that may not have happened is sent", "consumer/piggyback.go",
