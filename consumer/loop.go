@@ -142,7 +142,9 @@ func (b *brain) abandon(why string) {
 		b.fetched = nil
 	}
 	tasks := b.w.pool.Abandon()
-	b.w.log.Warn("releasing executions that did not finish", "because", why, "executions", len(tasks))
+	if len(tasks) > 0 { // or only results are left to be written
+		b.w.log.Warn("releasing executions that did not finish", "because", why, "executions", len(tasks))
+	}
 	b.w.release(jobsOf(tasks)...)
 }
 

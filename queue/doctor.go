@@ -62,7 +62,7 @@ func (q *Queue) Examine(ctx context.Context, settle time.Duration) ([]Ailment, e
 		return nil, err
 	}
 	server, err := q.examineServer(ctx, len(c.workers) > 0)
-	return append(append(found.ailments(), held...), server...), err
+	return append(append(server, found.ailments()...), held...), err
 }
 
 // census is what is in the keys, read one after another while executions move on.

@@ -23,10 +23,17 @@ func (q *Queue) examineServer(ctx context.Context, workers bool) ([]Ailment, err
 	} else if version := infoField(info, "redis_version"); !atLeast(version, 6, 2) {
 		bad(false, "Redis is version "+version, "use Redis 6.2 or newer: workers need BLMOVE and XTRIM MINID")
 	}
+	refusal, err := q.Refusal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if refusal != "" {
+		bad(false, "nothing can be submitted, claimed or finished: "+refusal, "see BobbinRedisErrors in docs/runbook.md")
+	}
 	if used, most := memory(info); most > 0 && used >= most/10*9 {
 		what := "nearly full"
 		if used >= most {
-			what = "full: nothing can be submitted, claimed or finished"
+			what = "full"
 		}
 		bad(used < most, fmt.Sprintf("memory is %s: %.1f MiB of maxmemory %.1f", what, mebibytes(used), mebibytes(most)),
 			"CONFIG SET maxmemory to more, or XTRIM results that were read")

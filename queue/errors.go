@@ -39,7 +39,16 @@ func classify(err error) error {
 			return known
 		}
 	}
-	return fmt.Errorf("%w: %s", ErrRefused, strings.TrimSpace(text))
+	return fmt.Errorf("%w: %s", ErrRefused, refusalText(reply))
+}
+
+// refusalText is what Redis says. Where a script met a condition of the server, which one it was tells nobody anything.
+func refusalText(refusal error) string {
+	text := refusal.Error()
+	if IsPassing(refusal) {
+		text, _, _ = strings.Cut(text, " script: ")
+	}
+	return strings.TrimSpace(text)
 }
 
 // execute runs a transaction. Where Redis would not queue one of its commands, that refusal is the error: the transaction's own says

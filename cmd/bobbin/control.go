@@ -98,7 +98,7 @@ func (a *app) command(ctx context.Context, q *queue.Queue, c control.Command, ti
 	for _, w := range workers {
 		if w.HeartbeatMS > 0 && c.Targets(w.Incarnation) {
 			awaited[w.Incarnation] = true
-			if err := q.SetIntent(ctx, w.Incarnation, c.Encode()); errors.Is(err, queue.ErrRefused) && queue.IsPassing(err) {
+			if err := q.SetIntent(ctx, w.Incarnation, c.Encode()); writesNothing(err) {
 				unstored = err
 			} else if err != nil {
 				return err
@@ -111,10 +111,23 @@ func (a *app) command(ctx context.Context, q *queue.Queue, c control.Command, ti
 	if _, err := q.PublishControl(ctx, c.Encode()); err != nil {
 		return err
 	}
-	if unstored != nil { // a Redis that is full passes on what is published all the same
-		return fmt.Errorf("%s was published: workers that listen obey, but can neither answer nor find it stored, since Redis writes nothing: %w", c.Verb, unstored)
+	if unstored != nil {
+		return publishedOnly(c.Verb, unstored)
 	}
 	return a.awaitReceipts(ctx, q, c, awaited, timeout)
+}
+
+// writesNothing says that Redis refused to store a command for what it is in: full, a replica, unable to save. What is published it passes
+// on all the same.
+func writesNothing(err error) bool { return errors.Is(err, queue.ErrRefused) && queue.IsPassing(err) }
+
+func publishedOnly(verb control.Verb, why error) error {
+	obey := "obey"
+	if verb == control.Stacks {
+		obey = "write them to their logs"
+	}
+	return fmt.Errorf("%s was published: workers that listen %s, but can neither answer nor find it stored, since Redis writes nothing "+
+		"(one that is SILENT in bobbin status may listen under a new name, which --all reaches): %w", verb, obey, why)
 }
 
 // sign signs a command, where the environment names a key.
@@ -256,6 +269,11 @@ func (a *app) cancel(ctx context.Context, q *queue.Queue, id execution.ID, timeo
 	}
 	outcome, err := q.Cancel(ctx, string(id), string(c.Encode()), result, replyTTL)
 	switch {
+	case writesNothing(err):
+		if _, failed := q.PublishControl(ctx, c.Encode()); failed != nil {
+			return failed
+		}
+		return fmt.Errorf("cancel was published: a worker that runs %q obeys, but cannot answer; if it waits, it still does, since Redis writes nothing: %w", id, err)
 	case err != nil:
 		return err
 	case outcome == queue.CancelDone:

@@ -36,6 +36,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			}
 			if repair {
 				if ailments, err = a.repair(ctx, q, ailments); err != nil {
+					_ = a.report(ailments, asJSON) // the cause may be among them
 					return err
 				}
 			}
@@ -47,17 +48,17 @@ func (a *app) doctorCommand() *cobra.Command {
 	return cmd
 }
 
-// repair mends what can be mended and returns what is left.
+// repair mends what can be mended and returns what is left, also with an error.
 func (a *app) repair(ctx context.Context, q *queue.Queue, ailments []queue.Ailment) ([]queue.Ailment, error) {
 	var left []queue.Ailment
-	for _, one := range ailments {
+	for i, one := range ailments {
 		if !one.Mends {
 			left = append(left, one)
 			continue
 		}
 		moved, err := q.Repair(ctx, one)
 		if err != nil {
-			return nil, err
+			return append(left, ailments[i:]...), err
 		}
 		fmt.Fprintf(a.stderr, "repaired: %d executions put back into pending\n", len(moved))
 	}

@@ -89,6 +89,8 @@ func TestFullRedis(t *testing.T) {
 	s.ok("modules", "push", workflows(t, testModules))
 	w := s.worker()
 	s.ok("submit", "echo.star", "--params", `{"params":7}`, "--id", "before", "--wait")
+	s.ok("submit", "sleep.star", "--params", `{"seconds":60}`, "--id", "runs")
+	require.Eventually(t, func() bool { return strings.Contains(s.ok("inspect", "runs"), "running on ") }, patience, pollEvery)
 	require.NotContains(t, s.do("", "doctor").out, "memory is")
 	limit := func(bytes int64) {
 		require.NoError(t, raw.ConfigSet(ctx, "maxmemory", strconv.FormatInt(bytes, 10)).Err())
@@ -101,12 +103,45 @@ func TestFullRedis(t *testing.T) {
 	}
 	limit(used + used/20)
 	require.Contains(t, s.do("", "doctor").out, "NOTE   server: memory is nearly full: ")
+	require.NotContains(t, s.ok("status"), "Redis writes nothing")
 	limit(1)
 	require.Contains(t, s.do("", "doctor").out, "WRONG  server: memory is full: ")
 	require.Contains(t, s.ok("inspect", "before"), "ended: succeeded")
-	r := s.do("", "drain", "--all")
+	r := s.do("", "cancel", "runs")
+	require.Equal(t, execution.ExitFailure, r.code)
+	require.Contains(t, r.err, `cancel was published: a worker that runs "runs" obeys`)
+	w.says("command received command=cancel")
+	r = s.do("", "drain", "--all")
 	require.Equal(t, execution.ExitFailure, r.code)
 	require.Contains(t, r.err, "drain was published: workers that listen obey")
 	require.Contains(t, r.err, "OOM")
+	require.NotContains(t, r.err, "script")
+	w.says("worker state changed from=ACTIVE to=DRAINING")
+	limit(0)
 	require.Zero(t, w.exits())
+	require.Contains(t, s.ok("inspect", "runs"), "ended: cancelled")
+}
+
+// Whatever it is for that Redis writes nothing, it is said where people look.
+func TestRedisThatWritesNothing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Real(t, redistest.WithPersistence(redistest.AOFEverySec))
+	s, ctx, raw := setup(t, server), context.Background(), server.Client()
+	require.Contains(t, s.ok("doctor"), "all is well")
+	keys := raw.DBSize(ctx).Val()
+	for refusal, condition := range map[string]struct{ begin, end []any }{
+		"NOREPLICAS": {[]any{"config", "set", "min-replicas-to-write", 1}, []any{"config", "set", "min-replicas-to-write", 0}},
+		"READONLY":   {[]any{"replicaof", "127.0.0.1", 1}, []any{"replicaof", "no", "one"}},
+		"OOM":        {[]any{"config", "set", "maxmemory", 1}, []any{"config", "set", "maxmemory", 0}},
+	} {
+		require.NoError(t, raw.Do(ctx, condition.begin...).Err())
+		r := s.do("", "doctor")
+		require.Equal(t, execution.ExitFailure, r.code)
+		require.Contains(t, r.out, "WRONG  server: nothing can be submitted, claimed or finished: "+refusal)
+		require.Contains(t, s.ok("status"), "! Redis writes nothing, so that nothing is submitted, claimed or finished: "+refusal)
+		require.Contains(t, s.ok("top", "--once"), "! Redis writes nothing, so that nothing is submitted, claimed or finished: "+refusal)
+		require.NoError(t, raw.Do(ctx, condition.end...).Err())
+	}
+	require.NotContains(t, s.ok("status")+s.ok("top", "--once"), "Redis writes nothing")
+	require.Equal(t, keys, raw.DBSize(ctx).Val(), "to ask writes nothing")
 }

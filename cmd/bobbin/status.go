@@ -42,6 +42,7 @@ type workerStatus struct {
 type queueStatus struct {
 	Queue string `json:"queue"`
 	*queue.Depths
+	Refusal string         `json:"redis_writes_nothing,omitempty"` // and why
 	Workers []workerStatus `json:"workers"`
 }
 
@@ -78,7 +79,11 @@ func readStatus(ctx context.Context, cfg *config.Config, q *queue.Queue) (*queue
 	if err != nil {
 		return nil, err
 	}
-	s := &queueStatus{Queue: cfg.Queue, Depths: depths, Workers: []workerStatus{}}
+	refusal, err := q.Refusal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &queueStatus{Queue: cfg.Queue, Depths: depths, Refusal: refusal, Workers: []workerStatus{}}
 	for _, w := range workers {
 		s.Workers = append(s.Workers, describeWorker(w, depths.NowMS))
 	}
@@ -115,9 +120,20 @@ func (w *workerStatus) rank() int {
 	}
 }
 
+// warning is what stops everything, or "".
+func (s *queueStatus) warning() string {
+	if s.Refusal == "" {
+		return ""
+	}
+	return "! Redis writes nothing, so that nothing is submitted, claimed or finished: " + s.Refusal
+}
+
 func (s *queueStatus) print(out io.Writer) error {
 	fmt.Fprintf(out, "queue %s: %d pending, %d in flight, %d scheduled, %d results, %d late, %d dead\n",
 		s.Queue, s.Pending+s.Handoff, s.Claimed, s.Scheduled, s.Results, s.Late, s.Dead)
+	if warning := s.warning(); warning != "" {
+		fmt.Fprintln(out, warning)
+	}
 	if len(s.Workers) == 0 {
 		_, err := fmt.Fprintln(out, "no workers are registered; start one with: bobbin worker")
 		return err

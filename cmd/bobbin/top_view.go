@@ -45,6 +45,9 @@ func (m *top) head() []string {
 		lines = append(lines, wrapText(fmt.Sprintf("! Redis has not answered for %s; what follows is that old", old.Round(time.Second)), m.width)...)
 	}
 	s := m.reading.status
+	if warning := s.warning(); warning != "" {
+		lines = append(lines, wrapText(warning, m.width)...)
+	}
 	oldest := ""
 	if at, ok := submitted(m.reading.oldest); ok {
 		oldest = fmt.Sprintf(" (the oldest waits %s)", age(s.NowMS-at))

@@ -404,7 +404,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])`,
 	},
 	{
 		"a full Redis passes commands on", "cmd/bobbin/control.go",
-		"errors.Is(err, queue.ErrRefused) && queue.IsPassing(err) {", "false {",
+		"return errors.Is(err, queue.ErrRefused) && queue.IsPassing(err) }", "return false }",
 		"./cmd/bobbin TestFullRedis",
 	},
 	{
