@@ -91,16 +91,19 @@ func (h *heart) beat(ctx context.Context, arrived *piggybacked) error {
 
 // take returns the answer to a heartbeat, and since when at least the lease runs by it. It sends one unless one has arrived.
 func (h *heart) take(ctx context.Context, arrived *piggybacked) (pulse *queue.Pulse, sent time.Time, err error) {
+	var back time.Time
 	if arrived != nil {
-		pulse = arrived.Pulse
-		sent = h.happened.until(pulse.NowMS, arrived.sent, arrived.back)
-		h.happened = moment{pulse.NowMS, sent}
+		pulse, sent, back = arrived.Pulse, arrived.sent, arrived.back
 	} else {
 		if pulse, sent, err = h.send(ctx); err != nil {
 			return nil, sent, err
 		}
-		// Not sent: if the answer took long, each that goes along from here on would count from that much too early.
-		h.happened = moment{pulse.NowMS, h.happened.until(pulse.NowMS, sent, time.Now())}
+		back = time.Now()
+	}
+	// Also of one that was sent, whose answer may have taken long: those that go along after it would count from that much too early.
+	h.happened = moment{pulse.NowMS, h.happened.until(pulse.NowMS, sent, back)}
+	if arrived != nil {
+		sent = h.happened.at
 	}
 	if h.forgotten = pulse.Forgotten; h.forgotten {
 		poke(h.w.beatNow)

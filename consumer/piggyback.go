@@ -57,7 +57,7 @@ func (h *heart) offer(pause time.Duration) {
 }
 
 // rest waits until a heartbeat is to be sent, or has happened: then it returns that. Claims end the offer, so that the next heartbeat
-// comes a pause after the lease is sure to have been renewed.
+// comes a third of the lease after that is sure to have been renewed.
 func (h *heart) rest(ctx context.Context, pause time.Duration) *piggybacked {
 	offered, due := h.w.piggyback.Load(), time.Now().Add(pause)
 	defer h.w.piggyback.Store(nil)

@@ -191,14 +191,21 @@ func TestWhenHeartbeatsHappened(t *testing.T) {
 func TestASlowHeartbeatMakesNoOtherCountEarlier(t *testing.T) {
 	t.Parallel()
 	server, ctx := redistest.Real(t), t.Context()
-	w, err := New(Options{RedisURL: server.URL(), Prefix: server.Prefix, Runner: runner.NewMux(), Lease: time.Hour, Log: slog.New(slog.DiscardHandler)})
+	raw, proxy := server.Client(), redistest.NewProxy(t, server.Addr)
+	w, err := New(Options{RedisURL: proxy.URL(), Prefix: server.Prefix, Runner: runner.NewMux(), Lease: time.Hour, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, w.queue.Close()) }()
 	h := &heart{w: w, results: &backpressure{w: w}}
 	require.NoError(t, h.beat(ctx, nil), "which connects and registers")
-	require.NoError(t, server.Client().Do(ctx, "client", "pause", 500, "all").Err())
-	require.NoError(t, h.beat(ctx, nil))
-	require.Greater(t, h.happened.at.Sub(h.lastBeat), 100*time.Millisecond)
+	require.NoError(t, raw.Do(ctx, "client", "pause", 60_000, "write").Err()) // scripts too
+	before, beaten := proxy.Count("EVALSHA"), make(chan error, 1)
+	go func() { beaten <- h.beat(ctx, nil) }()
+	require.Eventually(t, func() bool { return proxy.Count("EVALSHA") > before }, 20*time.Second, time.Millisecond)
+	paused := raw.Time(ctx).Val()
+	require.Eventually(t, func() bool { return raw.Time(ctx).Val().Sub(paused) > 50*time.Millisecond }, 20*time.Second, time.Millisecond)
+	require.NoError(t, raw.Do(ctx, "client", "unpause").Err())
+	require.NoError(t, <-beaten)
+	require.Greater(t, h.happened.at.Sub(h.lastBeat), 40*time.Millisecond, "it happened when Redis took it up")
 	slow := h.happened
 	arrived := &piggybacked{piggyback: &piggyback{Along: queue.Along{Beat: h.nothingNew()}}, sent: slow.at, back: slow.at.Add(time.Minute)}
 	arrived.Pulse = &queue.Pulse{NowMS: slow.redisMS + 3000}

@@ -148,19 +148,20 @@ type source func() (queue.Submission, error)
 // feed reads a source to its end and hands it on in batches. What was read before an error is handed on too, so that the
 // error says exactly how far it got.
 func feed(next source, submit func([]queue.Submission) error) error {
-	batch, submitted := make([]queue.Submission, 0, submitBatch), 0
+	batch, before := make([]queue.Submission, 0, submitBatch), 0
 	for {
 		one, err := next()
 		if err == nil {
 			batch = append(batch, one)
 		}
 		if len(batch) == submitBatch || (err != nil && len(batch) > 0) {
-			if failed := submit(batch); failed != nil && submitted > 0 {
-				return fmt.Errorf("%w (the first %d were submitted)", failed, submitted)
-			} else if failed != nil {
+			if failed := submit(batch); failed != nil {
+				if before > 0 {
+					failed = fmt.Errorf("%w (the first %d were submitted)", failed, before)
+				}
 				return failed
 			}
-			submitted += len(batch)
+			before += len(batch)
 			batch = batch[:0]
 		}
 		if errors.Is(err, io.EOF) {
